@@ -1,0 +1,227 @@
+"""The values that cross a process or a module boundary, and the two state machines.
+
+Plain frozen data: this module knows no SQL, no queue, no model and no clock. Units stand in the names:
+money is integer micro-dollars (`micro_usd`), time in the database is integer milliseconds (`_ms`).
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+MESSAGE_VERSION = 1  # of the Celery message {"v": 1, "microbatch_id": "<uuid>"}; other versions are dropped
+
+
+class TierKind(StrEnum):
+    """Which of the two worker applications serves a tier."""
+
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+
+class JobState(StrEnum):
+    """A job's state as every reader sees it (view `job_audit`, `status`, `results`)."""
+
+    QUEUED = "queued"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has its one outcome."""
+        return not JOB_TRANSITIONS[self]
+
+
+JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.ASSIGNED, JobState.CANCELLED}),
+    JobState.ASSIGNED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {JobState.ASSIGNED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+    ),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+class MicrobatchState(StrEnum):
+    """A microbatch's state as stored."""
+
+    READY = "ready"
+    SENT = "sent"
+    CLAIMED = "claimed"
+    DONE = "done"
+    SPLIT = "split"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no worker may ever claim it again."""
+        return not MICROBATCH_TRANSITIONS[self]
+
+
+MICROBATCH_TRANSITIONS: Mapping[MicrobatchState, frozenset[MicrobatchState]] = {
+    MicrobatchState.READY: frozenset(
+        {MicrobatchState.SENT, MicrobatchState.CLAIMED, MicrobatchState.CANCELLED}
+    ),
+    MicrobatchState.SENT: frozenset(
+        {MicrobatchState.READY, MicrobatchState.CLAIMED, MicrobatchState.CANCELLED}
+    ),
+    MicrobatchState.CLAIMED: frozenset(
+        {MicrobatchState.READY, MicrobatchState.DONE, MicrobatchState.SPLIT, MicrobatchState.DEAD}
+    ),
+    MicrobatchState.DONE: frozenset(),
+    MicrobatchState.SPLIT: frozenset(),
+    MicrobatchState.DEAD: frozenset(),
+    MicrobatchState.CANCELLED: frozenset(),
+}
+
+
+def new_id() -> str:
+    """Return a UUID of version 7 as text: unique, and growing with time, so that indexes stay compact.
+
+    Source: RFC 9562, section 5.7 (48 bits of Unix milliseconds, version, 74 random bits).
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(UUID(int=value))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """One accepted line of a user's file."""
+
+    line_no: int  # 1-based line of the file it came from; also the job's `seq`
+    custom_id: str  # the user's own id, echoed everywhere; data, never a path
+    prompt: str  # NFC, no control characters
+    negative_prompt: str | None = None
+    seed: int  # of the first picture; picture k uses seed + k; in [0, 2**31)
+    width: int | None = None  # pixels; None = the assigned tier's own size
+    height: int | None = None
+    n: int = 1  # pictures wanted
+    priority: int = 0  # higher is sooner
+    metadata: str | None = None  # the user's JSON object, as text, kept and echoed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """One line of a user's file that did not become a job."""
+
+    line_no: int  # 1-based
+    reason: str  # what is wrong, with the value
+    remedy: str  # what to type instead
+    raw_sha256: str  # of the line's bytes: the text itself may be hostile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What the predictor expects for one job; nothing has been generated yet."""
+
+    prs: float  # predicted Pareto relative superiority of edge over cloud, [0, 1]; below 0.5 = cloud better
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # tier -> metric -> [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowJob:
+    """One queued job as the scheduler sees it while it decides."""
+
+    job_id: str
+    batch_id: str
+    prompt: str
+    width: int | None
+    height: int | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """The tier chosen for one job, with its reason."""
+
+    job_id: str
+    tier: str
+    reason: str  # a code of `scheduler.allocator.REASONS`
+    prs: float  # the prediction the choice was made with
+    threshold: float  # alpha: the job goes to the cloud iff prs < threshold
+    micro_usd: int  # price of all its pictures on this tier
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # predicted, tier -> metric
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Microbatch:
+    """Jobs of one batch, one tier and one shape, that one Celery message will name."""
+
+    microbatch_id: str
+    batch_id: str
+    tier: str
+    kind: TierKind
+    width: int  # pixels
+    height: int
+    assignments: tuple[Assignment, ...]
+    fallback: tuple[Assignment, ...] = ()  # same jobs on the cheaper tier, used if the ledger refuses
+    fallback_tier: str | None = None
+
+    @property
+    def micro_usd(self) -> int:
+        """What the ledger must reserve for it."""
+        return sum(a.micro_usd for a in self.assignments)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimedJob:
+    """One job of a claimed microbatch, with all that a worker needs to render it."""
+
+    job_id: str
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    n: int
+    micro_usd: int  # reserved for it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A worker's right to one microbatch, until its lease ends or a newer fence exists."""
+
+    microbatch_id: str
+    tier: str
+    fence: int  # grows by one with each claim; every later write carries it
+    worker: str
+    lease_seconds: float
+    width: int
+    height: int
+    jobs: tuple[ClaimedJob, ...]  # unfinished and not cancelled, in order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One generated, scored and stored picture."""
+
+    index: int  # 0-based among the job's n pictures
+    seed: int
+    sha256: str  # of the PNG bytes: its name in the image store
+    width: int
+    height: int
+    scores: Mapping[str, float]  # metric -> [0, 1], measured
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobOutcome:
+    """How one job ended in one attempt; the worker hands it to the store."""
+
+    job_id: str
+    state: JobState  # succeeded or failed
+    micro_usd: int  # charged; at most what was reserved
+    pictures: tuple[Picture, ...] = ()
+    seconds: float = 0.0  # of the device, this job's share of the microbatch
+    model_id: str | None = None
+    model_revision: str | None = None
+    settings: str | None = None  # JSON text: steps, guidance, dtype, device, scheduler, versions
+    error_class: str | None = None
+    error: str | None = None

@@ -1,0 +1,94 @@
+"""The exception tree: one class per thing a caller can answer, each with a sentence and a remedy.
+
+It knows no library's exceptions: the edges translate theirs into these, with `raise ... from error`.
+
+    RouteT2IError                 exit code of the command line
+    +-- UsageError                2   an argument or a file that the user can mend
+    |   +-- TierError                 the tier file is wrong; names file, table and key
+    |   +-- MetricError               the metric file is wrong
+    |   +-- IntakeError               a prompt file as a whole cannot be read
+    |   +-- NotFound                  no batch or job has this id (or several start with it)
+    +-- Conflict                  3   the same key was used before with another body
+    +-- BudgetTooSmall            4   the money does not cover the cheapest tier for all jobs
+    +-- ServiceUnavailable        5   database or broker does not answer
+    +-- SchemaMismatch            5   the database is older or newer than this program
+    +-- ModelError                6   a model folder cannot be loaded; a fault of the worker, not of the job
+    |   +-- MissingModels             torch and its friends are not installed
+    +-- GenerationFailed              one job cannot be rendered; recorded as its outcome
+    +-- LeaseLost                     a newer claim exists; the worker stops quietly
+    +-- StoreFull                     no room for pictures; a fault of the worker, not of the job
+"""
+
+
+class RouteT2IError(Exception):
+    """Any error this project raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(RouteT2IError):
+    """An argument or a file that the user can mend."""
+
+    exit_code = 2
+
+
+class TierError(UsageError):
+    """The tier file is wrong."""
+
+
+class MetricError(UsageError):
+    """The metric file is wrong."""
+
+
+class IntakeError(UsageError):
+    """A prompt file as a whole cannot be read."""
+
+
+class NotFound(UsageError):
+    """No batch or job has this id, or several ids start with it."""
+
+
+class Conflict(RouteT2IError):
+    """The same idempotency key was used before with another body."""
+
+    exit_code = 3
+
+
+class BudgetTooSmall(RouteT2IError):
+    """The money does not cover the cheapest tier for all accepted jobs."""
+
+    exit_code = 4
+
+
+class ServiceUnavailable(RouteT2IError):
+    """The database or the broker does not answer."""
+
+    exit_code = 5
+
+
+class SchemaMismatch(RouteT2IError):
+    """The database schema is older or newer than this program."""
+
+    exit_code = 5
+
+
+class ModelError(RouteT2IError):
+    """A model folder cannot be loaded: a fault of the worker, never of the job."""
+
+    exit_code = 6
+
+
+class MissingModels(ModelError):
+    """torch, diffusers, transformers or open_clip is not installed."""
+
+
+class GenerationFailed(RouteT2IError):
+    """One job cannot be rendered; the text becomes its recorded outcome."""
+
+
+class LeaseLost(RouteT2IError):
+    """A newer claim of the microbatch exists, so this worker may write nothing more."""
+
+
+class StoreFull(RouteT2IError):
+    """There is no room for pictures: a fault of the worker, never of the job."""

@@ -1,0 +1,1 @@
+"""torch lives here: loading, generating, scoring."""

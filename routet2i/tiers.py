@@ -1,0 +1,198 @@
+"""Tiers are data: a TOML file, one table per tier, read and validated here.
+
+This module knows names, prices and shapes. It does not know how a model is loaded (`routet2i.models`)
+nor which tier a job deserves (`scheduler`).
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from routet2i.contracts import TierKind
+from routet2i.errors import TierError
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REVISION = re.compile(r"[0-9a-f]{40}")
+POCKET = "pocket:"  # model prefix: a folder shipped in this package
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TierProfile:
+    """One place that renders: a model, its queue, its price."""
+
+    name: str
+    kind: TierKind  # which worker application serves it
+    queue: str  # Celery queue
+    model: str  # pocket:NAME, a local folder in diffusers format, or a hub id
+    revision: str | None  # 40 hex digits of the hub commit; required for hub ids, None otherwise
+    variant: str | None  # file variant of the folder, e.g. "fp16"
+    dtype: str  # one of DTYPES
+    device: str  # auto, cpu, cuda, cuda:0 ...
+    steps: int  # denoising steps
+    guidance: float  # classifier-free guidance scale; 1.0 or less switches it off
+    width: int  # pixels, used where a job names none
+    height: int
+    gpu_class: str  # what the price was made for; shown, never interpreted
+    micro_usd_per_image: int  # price of one picture, micro-dollars
+    microbatch_size: int  # pictures per forward pass
+
+    def price(self, n: int) -> int:
+        """Return what `n` pictures cost, in micro-dollars."""
+        return n * self.micro_usd_per_image
+
+    @property
+    def task_name(self) -> str:
+        """Return the Celery task that renders this tier's microbatches."""
+        return task_name(self.kind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiers:
+    """All tiers of a deployment, in file order, and the pair that the router decides between."""
+
+    profiles: Mapping[str, TierProfile]
+    edge: str  # name of the routed pair's light tier
+    cloud: str  # name of the routed pair's large tier
+    source: str  # the file it was read from
+
+    def __getitem__(self, name: str) -> TierProfile:
+        """Return a tier by name; raises TierError naming the known ones."""
+        try:
+            return self.profiles[name]
+        except KeyError:
+            known = ", ".join(self.profiles)
+            raise TierError(f"no tier {name!r} in {self.source}; known: {known}") from None
+
+
+def task_name(kind: TierKind) -> str:
+    """Return the name of the Celery task of a kind: two applications in one process must not share one."""
+    return f"routet2i.{kind.value}.generate"
+
+
+def packaged(name: str) -> Path:
+    """Return the path of a tier file shipped in the package (`pocket`, `sd21-sd3`, `turbo-sdxl`)."""
+    return Path(str(files("routet2i"))) / "profiles" / f"{name}.toml"
+
+
+def read_tiers(path: Path) -> Tiers:
+    """Read and validate a tier file.
+
+    Raises:
+        TierError: names the file, the table, the key, the value, and what to write instead.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TierError(f"cannot read tier file {path}: {error.strerror}; set ROUTET2I_TIERS") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TierError(f"{path} is not valid TOML: {error}") from error
+    tables = document.pop("tier", None)
+    routing = document.pop("routing", {})
+    if document:
+        raise TierError(f"{path}: unknown table {sorted(document)[0]!r}; known: routing, tier.NAME")
+    if not isinstance(tables, dict) or not tables:
+        raise TierError(f"{path}: no tier; write one table [tier.edge] and one [tier.cloud]")
+    profiles = {name: _profile(path, name, table) for name, table in tables.items()}
+    queues = [profile.queue for profile in profiles.values()]
+    for queue in queues:
+        if queues.count(queue) > 1:
+            raise TierError(f"{path}: two tiers share queue {queue!r}; give each its own")
+    edge = _routed(path, profiles, routing, TierKind.EDGE)
+    cloud = _routed(path, profiles, routing, TierKind.CLOUD)
+    return Tiers(profiles=profiles, edge=edge, cloud=cloud, source=str(path))
+
+
+def _routed(path: Path, profiles: Mapping[str, TierProfile], routing: Any, kind: TierKind) -> str:
+    named = routing.get(kind.value) if isinstance(routing, dict) else None
+    candidates = [name for name, profile in profiles.items() if profile.kind is kind]
+    if named is None and len(candidates) == 1:
+        return candidates[0]
+    if named in candidates:
+        return str(named)
+    raise TierError(
+        f'{path}: say which {kind.value} tier is routed: [routing] {kind.value} = "NAME", '
+        f"one of {candidates}, not {named!r}"
+    )
+
+
+_KEYS: Mapping[str, tuple[type, Any]] = {  # key -> type, default (... = required)
+    "kind": (str, ...),
+    "queue": (str, None),
+    "model": (str, ...),
+    "revision": (str, None),
+    "variant": (str, None),
+    "dtype": (str, "float32"),
+    "device": (str, "auto"),
+    "steps": (int, ...),
+    "guidance": (float, ...),
+    "width": (int, ...),
+    "height": (int, ...),
+    "gpu_class": (str, "cpu"),
+    "micro_usd_per_image": (int, ...),
+    "microbatch_size": (int, 8),
+}
+_RANGES = {
+    "steps": (1, 1000),
+    "width": (8, 4096),
+    "height": (8, 4096),
+    "micro_usd_per_image": (0, 10**9),
+    "microbatch_size": (1, 1024),
+}
+
+
+def _profile(path: Path, name: str, table: Any) -> TierProfile:
+    where = f"{path}: [tier.{name}]"
+    if not NAME.fullmatch(name):
+        raise TierError(f"{where} use letters, digits, '.', '_' and '-' for a tier's name")
+    if not isinstance(table, dict):
+        raise TierError(f"{where} must be a table")
+    if unknown := sorted(set(table) - set(_KEYS)):
+        raise TierError(f"{where} unknown key {unknown[0]!r}; known: {', '.join(_KEYS)}")
+    values: dict[str, Any] = {}
+    for key, (wanted, default) in _KEYS.items():
+        value = table.get(key, default)
+        if value is ...:
+            raise TierError(f"{where} needs {key}")
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if value is not None and type(value) is not wanted:
+            raise TierError(f"{where} {key} = {value!r} must be a {wanted.__name__}")
+        if key in _RANGES and not _RANGES[key][0] <= value <= _RANGES[key][1]:
+            raise TierError(f"{where} {key} = {value!r} must be from {_RANGES[key][0]} to {_RANGES[key][1]}")
+        values[key] = value
+    values["queue"] = values["queue"] or name
+    if not NAME.fullmatch(values["queue"]):
+        raise TierError(f"{where} queue = {values['queue']!r} may hold letters, digits, '.', '_' and '-'")
+    if values["kind"] not in list(TierKind):
+        raise TierError(f"{where} kind = {values['kind']!r} must be edge or cloud")
+    values["kind"] = TierKind(values["kind"])
+    if values["dtype"] not in DTYPES:
+        raise TierError(f"{where} dtype = {values['dtype']!r} must be one of {', '.join(DTYPES)}")
+    for key in ("width", "height"):
+        if values[key] % 8:
+            raise TierError(f"{where} {key} = {values[key]} must be a multiple of 8")
+    if not 0.0 <= values["guidance"] <= 50.0:
+        raise TierError(f"{where} guidance = {values['guidance']} must be from 0 to 50")
+    _check_model(where, values, base=path.parent)
+    return TierProfile(name=name, **values)
+
+
+def _check_model(where: str, values: dict[str, Any], *, base: Path) -> None:
+    """Tell a packaged model from a folder from a hub id; a folder is made absolute in place."""
+    model, revision = values["model"], values["revision"]
+    if model.startswith(POCKET):
+        return
+    folder = (base / Path(model).expanduser()).resolve()
+    if folder.is_dir():
+        values["model"] = str(folder)
+    elif model.startswith((".", "/", "~")):
+        raise TierError(f"{where} model folder {folder} does not exist")
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise TierError(f"{where} model = {model!r} must be pocket:NAME, a folder, or OWNER/NAME of a hub")
+    elif revision is None or not REVISION.fullmatch(revision):
+        raise TierError(f"{where} a hub model needs revision = the 40 hex digits of a commit, not {revision!r}")
