@@ -1,0 +1,119 @@
+"""Metrics are data: a TOML file of text pairs and weights, read and validated here.
+
+This module knows names, texts and weights. It does not know how a picture is judged (that is
+`routet2i.models.quality`) nor what a score is used for (`scheduler`).
+"""
+
+import hashlib
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from routet2i.errors import MetricError
+
+ALIGNMENT = "alignment"  # the metric that reads the prompt; no text pair of its own
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One contrastive judge: a picture scores high when it is nearer to `positive` than to `negative`."""
+
+    name: str
+    positive: str
+    negative: str
+    weight: float  # >= 0; its share of the routing decision is weight / sum of weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricSet:
+    """All metrics of a deployment, in file order."""
+
+    metrics: tuple[Metric, ...]
+    alignment_weight: float  # >= 0; 0 = measured and stored, but without a say in routing
+    scale: float  # s in sigmoid(s * difference of cosines); 100 is CLIP's own upper bound
+    sha256: str  # of the file's bytes; printed with every report
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of everything a scorer measures, alignment last."""
+        return (*(metric.name for metric in self.metrics), ALIGNMENT)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Return name -> weight for every name of `names`, normalised to sum 1."""
+        raw = {metric.name: metric.weight for metric in self.metrics} | {ALIGNMENT: self.alignment_weight}
+        total = math.fsum(raw.values())
+        return {name: weight / total for name, weight in raw.items()}
+
+
+def read_metrics(path: Path) -> MetricSet:
+    """Read and validate a metric file.
+
+    Raises:
+        MetricError: names the file, the metric, the key, the value, and what to write instead.
+    """
+    try:
+        body = path.read_bytes()
+        document = tomllib.loads(body.decode("utf-8"))
+    except OSError as error:
+        raise MetricError(
+            f"cannot read metric file {path}: {error.strerror}; set ROUTET2I_METRICS"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MetricError(f"{path} is not valid TOML: {error}") from error
+    if unknown := sorted(set(document) - {"metric", ALIGNMENT, "scale"}):
+        raise MetricError(f"{path}: unknown key {unknown[0]!r}; known: scale, [alignment], [[metric]]")
+    tables = document.get("metric")
+    if not isinstance(tables, list) or not tables:
+        raise MetricError(f"{path}: no metric; write one table [[metric]] with name, positive and negative")
+    metrics = tuple(_metric(path, number, table) for number, table in enumerate(tables, 1))
+    names = [metric.name for metric in metrics]
+    if double := [name for name in names if names.count(name) > 1]:
+        raise MetricError(f"{path}: metric {double[0]!r} stands there twice; names are unique")
+    alignment = document.get(ALIGNMENT, {})
+    if not isinstance(alignment, dict) or set(alignment) - {"weight"}:
+        raise MetricError(f"{path}: [alignment] holds weight = NUMBER and nothing else")
+    scale = document.get("scale", 100.0)
+    if type(scale) not in (int, float) or not 0 < scale <= 1000:
+        raise MetricError(f"{path}: scale = {scale!r} must be a number above 0 and at most 1000")
+    found = MetricSet(
+        metrics=metrics,
+        alignment_weight=_weight(f"{path}: [alignment]", alignment.get("weight", 0.0)),
+        scale=float(scale),
+        sha256=hashlib.sha256(body).hexdigest(),
+    )
+    if not any(metric.weight for metric in metrics) and not found.alignment_weight:
+        raise MetricError(f"{path}: every weight is 0; give at least one metric a weight above 0")
+    return found
+
+
+def _metric(path: Path, number: int, table: Any) -> Metric:
+    where = f"{path}: metric {number}:"
+    if not isinstance(table, dict):
+        raise MetricError(f"{where} must be a table [[metric]]")
+    if unknown := sorted(set(table) - {"name", "positive", "negative", "weight"}):
+        raise MetricError(f"{where} unknown key {unknown[0]!r}; known: name, positive, negative, weight")
+    for key in ("name", "positive", "negative"):
+        if not isinstance(table.get(key), str) or not table[key].strip():
+            raise MetricError(f"{where} {key} = {table.get(key)!r} must be a text")
+    name = table["name"]
+    if not NAME.fullmatch(name) or name == ALIGNMENT:
+        raise MetricError(
+            f"{where} name = {name!r} must be lower-case letters, digits and '_', begin with a letter, "
+            "and not be 'alignment'"
+        )
+    if table["positive"] == table["negative"]:
+        raise MetricError(f"{where} positive and negative are the same text, so every score would be 0.5")
+    weight = _weight(where, table.get("weight", 1.0))
+    return Metric(name=name, positive=table["positive"], negative=table["negative"], weight=weight)
+
+
+def _weight(where: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1e6:
+        raise MetricError(f"{where} weight = {value!r} must be a number from 0 to 1e6")
+    return float(value)

@@ -1,0 +1,221 @@
+"""Train the pocket family, one command per model: `python -m routet2i.pocket.train clip|autoencoder|edge|cloud`.
+
+Order: `clip` and `autoencoder` (independent), then `edge` and `cloud` (independent, both need the first two),
+then `assemble`, which writes the packaged folders. Each run lies in its own folder, resumes from its
+checkpoint, and leaves its loss curve there. It knows no queue, no database and no worker.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from open_clip.model import CLIP
+from transformers import CLIPTokenizer
+
+from routet2i.metrics import MetricSet, read_metrics
+from routet2i.pocket import data, networks, world
+from routet2i.pocket.loop import Plan, Run
+from routet2i.pocket.losses import AutoencoderLoss, ClipLoss, DenoiserLoss, Grounding, pad_texts, to_unit
+from routet2i.pocket.tokens import build_tokenizer
+from routet2i.tiers import packaged
+
+WEIGHTS = Path(__file__).parent / "weights"
+SCENES, DAMAGED = 200_000, 80_000
+PLANS = {  # what the shipped weights were trained with; the model card has time and device
+    "clip": Plan(steps=12_000, batch=512, learning_rate=1e-3, weight_decay=0.05),
+    "autoencoder": Plan(steps=16_000, batch=256, learning_rate=1e-3, weight_decay=0.0),
+    "edge": Plan(steps=30_000, batch=512, learning_rate=1e-3),
+    "cloud": Plan(steps=30_000, batch=512, learning_rate=8e-4),
+}
+
+
+def metric_texts(metrics: MetricSet) -> list[str]:
+    """Return the metrics' positive texts, then their negative ones."""
+    return [m.positive for m in metrics.metrics] + [m.negative for m in metrics.metrics]
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """Return the family's tokenizer: words of the grammar, of the metric texts, and punctuation."""
+    texts = metric_texts(read_metrics(packaged("metrics")))
+    words = {word for text in texts for word in text.lower().replace("-", " ").split()}
+    return build_tokenizer({*world.vocabulary(), *words, "picture", *".,;:!?-'\""})
+
+
+class Workshop:
+    """Where runs, data and devices are; builds each model and its loss."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, args.device
+        self.tokenizer = make_tokenizer()
+
+    def train(self, name: str) -> None:
+        """Train one model to the end of its plan."""
+        plan = PLANS[name]
+        changes = {key: value for key in ("steps", "batch", "seed") if (value := getattr(self.args, key))}
+        plan = Plan(**{**plan_values(plan), **changes})
+        build = {"clip": self._clip, "autoencoder": self._autoencoder}.get(name, self._denoiser)
+        torch.manual_seed(plan.seed)
+        modules, loss = build(name, plan)
+        if self.device.startswith("cuda"):
+            torch.set_float32_matmul_precision("high")
+            if self.args.compile:
+                modules[name].compile()
+        run = Run(self.args.runs / name, modules, plan=plan, device=self.device)
+        run.train(loss, title=name)
+        (run.folder / "record.json").write_text(json.dumps(self._record(run), indent=2) + "\n")
+
+    def load(self, name: str) -> torch.nn.Module:
+        """Return a trained model with its averaged weights, on the device, for use."""
+        run_folder = self.args.runs / name
+        if not (run_folder / "state.json").exists():
+            raise SystemExit(f"{run_folder} holds no run; type: python -m routet2i.pocket.train {name}")
+        modules = {name: self._build(name).to(self.device)}
+        if name == "clip":
+            modules["grounding"] = Grounding().to(self.device)
+        Run(run_folder, modules, plan=PLANS[name], device=self.device).use_average_()
+        return modules[name].eval().requires_grad_(False)
+
+    def _build(self, name: str) -> torch.nn.Module:
+        if name == "clip":
+            return networks.build_clip(len(self.tokenizer))
+        if name == "autoencoder":
+            return networks.build_autoencoder()
+        return networks.build_unet(name)
+
+    def _scenes(self) -> dict[str, torch.Tensor]:
+        arrays = data.training_scenes(
+            seed=0,
+            count=self.args.scenes,
+            cache=self.args.runs / "data",
+            encode=lambda texts: pad_texts(self.tokenizer, texts).numpy(),
+        )
+        return {key: torch.from_numpy(value[:]).to(self.device) for key, value in arrays.items()}
+
+    def _clip(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], ClipLoss]:
+        clip, grounding = self._build(name).to(self.device), Grounding().to(self.device)
+        damaged = data.damaged_pictures(seed=0, count=self.args.damaged, cache=self.args.runs / "data")
+        hurt = {key: torch.from_numpy(value[:]).to(self.device) for key, value in damaged.items()}
+        texts = metric_texts(read_metrics(packaged("metrics")))
+        loss = ClipLoss(
+            clip,
+            grounding,
+            **self._scenes(),
+            damaged=hurt["pictures"],
+            metrics=hurt["metrics"],
+            severities=hurt["severities"],
+            quality_tokens=pad_texts(self.tokenizer, texts).to(self.device),
+            batch=plan.batch,
+        )
+        return {"clip": clip, "grounding": grounding}, loss
+
+    def _autoencoder(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], AutoencoderLoss]:
+        model = self._build(name).to(self.device)
+        return {name: model}, AutoencoderLoss(model, pictures=self._scenes()["pictures"], batch=plan.batch)
+
+    def _denoiser(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], DenoiserLoss]:
+        scenes = self._scenes()
+        latents = self._latents(scenes["pictures"])
+        text_encoder = networks.build_text_encoder(self.load("clip")).to(self.device).requires_grad_(False)
+        unet = self._build(name).to(self.device)
+        loss = DenoiserLoss(
+            unet,
+            latents=latents,
+            tokens=scenes["tokens"],
+            empty=pad_texts(self.tokenizer, [""])[0].to(self.device),
+            text_encoder=text_encoder,
+            scheduler=networks.build_scheduler(),
+            batch=plan.batch,
+        )
+        return {name: unet}, loss
+
+    @torch.no_grad()
+    def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return normalised latents (N, 4, 16, 16) of pictures (N, 64, 64, 3)."""
+        model = self.autoencoder(pictures)
+        return torch.cat([model.encode(to_unit(part)).latent_dist.mode() for part in pictures.split(500)])
+
+    @torch.no_grad()
+    def autoencoder(self, pictures: torch.Tensor) -> AutoencoderKL:
+        """Return the trained autoencoder with normalisation folded in, measured on the first 4,000 pictures."""
+        model = self.load("autoencoder")
+        parts = [model.encode(to_unit(part)).latent_dist.mode() for part in pictures[:4000].split(500)]
+        latents = torch.cat(parts)
+        networks.fold_normalisation_(model, mean=latents.mean((0, 2, 3)), std=latents.std((0, 2, 3)))
+        return model
+
+    def assemble(self) -> None:
+        """Write the packaged folders from the trained runs, with a manifest of where they come from."""
+        clip: CLIP = self.load("clip")
+        pictures = self._scenes()["pictures"]
+        networks.write_clip_folder(clip, self.tokenizer, self.args.weights / "clip")
+        for tier in ("edge", "cloud"):
+            unet: UNet2DConditionModel = self.load(tier)
+            networks.write_pipeline_folder(
+                self.args.weights / tier,
+                autoencoder=self.autoencoder(pictures),
+                text_encoder=networks.build_text_encoder(clip),
+                tokenizer=self.tokenizer,
+                unet=unet,
+            )
+        runs = {name: json.loads((self.args.runs / name / "record.json").read_text()) for name in PLANS}
+        files = {
+            str(path.relative_to(self.args.weights)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.args.weights.rglob("*.safetensors"))
+        }
+        manifest = json.dumps({"runs": runs, "sha256": files}, indent=2)
+        (self.args.weights / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        """Return what made a run: enough to repeat it."""
+        on_gpu = self.device.startswith("cuda")
+        return {
+            **plan_values(run.plan),
+            "seconds": round(run.seconds),
+            "scenes": self.args.scenes,
+            "damaged": self.args.damaged,
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "torch": version("torch"),
+            "commit": self.args.commit or _commit(),
+        }
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Return a plan's fields as plain data."""
+    return {key: getattr(plan, key) for key in plan.__dataclass_fields__}
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m routet2i.pocket.train", description=__doc__)
+    parser.add_argument("model", choices=[*PLANS, "assemble"])
+    parser.add_argument("--runs", type=Path, default=Path("runs/pocket"), help="folder of runs and data")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder that assemble writes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="rendered training scenes")
+    parser.add_argument("--damaged", type=int, default=DAMAGED, help="damaged training pictures (clip)")
+    parser.add_argument("--steps", type=int, help="instead of the plan's")
+    parser.add_argument("--batch", type=int, help="instead of the plan's")
+    parser.add_argument("--seed", type=int, help="instead of the plan's")
+    parser.add_argument("--compile", action="store_true", help="compile the model (CUDA)")
+    parser.add_argument("--commit", help="recorded where git is not at hand")
+    args = parser.parse_args()
+    workshop = Workshop(args)
+    if args.model == "assemble":
+        workshop.assemble()
+    else:
+        workshop.train(args.model)
+
+
+if __name__ == "__main__":
+    main()
