@@ -49,7 +49,7 @@ def held_out_prompts(*, seed: int, count: int) -> list[world.Caption]:
 
 
 def scenes_table(scene: world.Scene) -> NDArray[np.uint8]:
-    """Return what stands where: (28,) background, then shape, colour, size per cell, 0 = empty, else 1-based."""
+    """Return what stands where: (28,) background, then shape, colour, size per cell (0 = empty)."""
     table = np.zeros(1 + 3 * len(world.PLACES), dtype=np.uint8)
     table[0] = list(world.BACKGROUNDS).index(scene.background)
     for thing in scene.things:
@@ -103,7 +103,11 @@ def training_scenes(*, seed: int, count: int, cache: Path, encode: Encode) -> Ar
 
 
 def damaged_pictures(*, seed: int, count: int, cache: Path) -> Arrays:
-    """Return damaged training pictures: `pictures`, `metrics` (N,) index of the damage, `severities` (N,) [0, 1]."""
+    """Return damaged training pictures.
+
+    Returns:
+        `pictures` (N, 64, 64, 3) uint8, `metrics` (N,) index of the damage, `severities` (N,) in [0, 1].
+    """
     return _cached("damaged", _draw_damaged, seed=seed, count=count, cache=cache, encode=None)
 
 

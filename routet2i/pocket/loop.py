@@ -32,7 +32,7 @@ class Plan:
     batch: int  # examples per step
     learning_rate: float  # peak; linear warm-up over 2 % of the steps, then cosine to a hundredth
     weight_decay: float = 0.01
-    ema: float = 0.9995  # decay of the averaged weights, which are the product
+    ema: float = 0.998  # decay of the averaged weights, which are the product
     seed: int = 0
 
 
@@ -51,6 +51,8 @@ class Run:
         self.folder, self.plan, self.device = folder, plan, device
         self.step = 0
         self.seconds = 0.0  # of training, over all resumptions
+        # Half the memory traffic and 1.6 times the speed where the processor multiplies bfloat16 itself.
+        self._bfloat16 = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
         self._parameters = {
             f"{name}.{key}": parameter
             for name, module in modules.items()
@@ -73,12 +75,13 @@ class Run:
         """Train up to the plan's last step, with a progress bar, a log and checkpoints."""
         started, saved = time.monotonic() - self.seconds, time.monotonic()
         sums: dict[str, torch.Tensor] = {}
+        counted = 0
         bar = tqdm(total=self.plan.steps, initial=self.step, desc=title, mininterval=5.0)
         while self.step < self.plan.steps:
             generator = torch.Generator(self.device).manual_seed(self.plan.seed * 10_000_019 + self.step)
             for group in self._optimiser.param_groups:
                 group["lr"] = self.plan.learning_rate * learning_rate_factor(self.step, steps=self.plan.steps)
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
+            with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self._bfloat16):
                 parts = loss(generator)
             self._optimiser.zero_grad(set_to_none=True)
             parts["loss"].backward()
@@ -88,13 +91,14 @@ class Run:
             self.step += 1
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+            counted += 1
             bar.update()
             if self.step % _LOG_STEPS == 0 or self.step == self.plan.steps:
                 self.seconds = time.monotonic() - started
-                means = {name: float(value) / _LOG_STEPS for name, value in sums.items()}
+                means = {name: float(value) / counted for name, value in sums.items()}
                 self._log(means)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()}, refresh=False)
-                sums.clear()
+                sums, counted = {}, 0
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()

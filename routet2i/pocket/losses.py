@@ -33,7 +33,7 @@ def pick(count: int, high: int, generator: torch.Generator) -> torch.Tensor:
 
 
 class Grounding(nn.Module):
-    """Reads from text states what stands in each cell: an auxiliary pupil of the text tower, thrown away later.
+    """Reads from text states what stands in each cell: an auxiliary reader, thrown away later.
 
     A denoiser asks the text the same question through cross-attention: what stands here? Teaching the frozen
     text tower to answer it makes its states fit for that use; contrast alone fills only the last token.
@@ -48,16 +48,38 @@ class Grounding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(TEXT_WIDTH, 256), nn.GELU(), nn.Linear(256, TEXT_WIDTH))
         self.cell = nn.Linear(TEXT_WIDTH, sum(self.sizes))
         self.background = nn.Linear(TEXT_WIDTH, len(world.BACKGROUNDS))
+        places = len(world.PLACES)
+        self.summary = nn.Sequential(
+            nn.Linear(TEXT_WIDTH, 512),
+            nn.GELU(),
+            nn.Linear(512, len(world.BACKGROUNDS) + places * sum(self.sizes)),
+        )
+        self.names = nn.Linear(TEXT_WIDTH, 64)
+
+    def summarise(self, last: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross-entropy of `tables` (B, 28) given the last states (B, 128) alone."""
+        logits = self.summary(last)
+        ground = len(world.BACKGROUNDS)
+        return self._cross_entropy(logits[:, :ground], logits[:, ground:].unflatten(1, (9, -1)), tables)
+
+    def tell_apart(self, last: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy of telling the texts (M, 128) apart, M at most 64."""
+        return F.cross_entropy(self.names(last), torch.arange(len(last), device=last.device))
+
+    def _cross_entropy(
+        self, background: torch.Tensor, cells: torch.Tensor, tables: torch.Tensor
+    ) -> torch.Tensor:
+        loss = F.cross_entropy(background, tables[:, 0].long())
+        wanted = tables[:, 1:].reshape(-1, 3).long()  # (B * 9, 3)
+        parts = cells.flatten(0, 1).split(self.sizes, dim=-1)
+        return loss + sum(F.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts))
 
     def forward(self, states: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
         """Return the mean cross-entropy of `tables` (B, 28) given `states` (B, 77, 128)."""
         queries = self.queries.expand(len(states), -1, -1)
         x = self.norm(self.attention(queries, states, states, need_weights=False)[0])
         x = x + self.mlp(x)
-        loss = F.cross_entropy(self.background(x[:, 0]), tables[:, 0].long())
-        cells = tables[:, 1:].reshape(-1, 3).long()  # (B * 9, 3)
-        parts = self.cell(x[:, 1:]).flatten(0, 1).split(self.sizes, dim=-1)
-        return loss + sum(F.cross_entropy(part, cells[:, i]) for i, part in enumerate(parts))
+        return self._cross_entropy(self.background(x[:, 0]), self.cell(x[:, 1:]), tables)
 
 
 def text_states(clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
@@ -66,64 +88,87 @@ def text_states(clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
     return clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
 
 
-def pooled(clip: CLIP, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return unit text embeddings (B, 128), read at the end-of-text token."""
-    last = states[torch.arange(len(states), device=states.device), tokens.argmax(dim=-1)]
-    return F.normalize(last @ clip.text_projection, dim=-1)
+def last_states(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the states at the end-of-text tokens, (B, 128); open_clip projects these."""
+    return states[torch.arange(len(states), device=states.device), tokens.argmax(dim=-1)]
 
 
-class ClipLoss:
-    """Captions against pictures with hard negatives, ten qualities against graded damage, grounding."""
+class TextLoss:
+    """What a caption says of every cell, asked of all states and of the last; metric texts kept apart."""
 
     def __init__(
         self,
         clip: CLIP,
         grounding: Grounding,
         *,
-        pictures: torch.Tensor,
-        tables: torch.Tensor,
-        tokens: torch.Tensor,
-        damaged: torch.Tensor,
-        metrics: torch.Tensor,
-        severities: torch.Tensor,
-        quality_tokens: torch.Tensor,  # (2 N, 77): positive texts, then negative ones
+        tables: torch.Tensor,  # (N, 28)
+        tokens: torch.Tensor,  # (N, 5, 77)
+        quality_tokens: torch.Tensor,  # (2 M, 77)
         batch: int,
     ) -> None:
         self.clip, self.grounding, self.batch = clip, grounding, batch
-        self.pictures, self.tables, self.tokens = pictures, tables, tokens
+        self.tables, self.tokens, self.quality_tokens = tables, tokens, quality_tokens
+
+    def __call__(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return `loss` and its parts for one batch."""
+        b = self.batch
+        rows = pick(b, len(self.tables), generator)
+        tokens = self.tokens[rows, pick(b, self.tokens.shape[1] - 1, generator)].long()
+        tokens = torch.cat([tokens, self.quality_tokens])
+        states = text_states(self.clip, tokens)
+        last = last_states(states, tokens)
+        cells = self.grounding(states[:b], self.tables[rows])
+        summary = self.grounding.summarise(last[:b], self.tables[rows])
+        apart = self.grounding.tell_apart(last[b:])
+        return {"loss": cells + summary + 0.1 * apart, "cells": cells, "summary": summary, "apart": apart}
+
+
+class VisionLoss:
+    """Pictures against captions with hard negatives, ten qualities against graded damage; text frozen."""
+
+    def __init__(
+        self,
+        clip: CLIP,
+        *,
+        pictures: torch.Tensor,
+        texts: torch.Tensor,  # (N, 5, 128) last text states of the captions; the fifth is a hard negative
+        quality_texts: torch.Tensor,  # (2 M, 128) last text states: positive texts, then negative ones
+        damaged: torch.Tensor,
+        metrics: torch.Tensor,
+        severities: torch.Tensor,
+        batch: int,
+    ) -> None:
+        self.clip, self.batch, self.pictures = clip, batch, pictures
+        self.texts, self.quality_texts = texts, quality_texts
         self.damaged, self.metrics, self.severities = damaged, metrics, severities
-        self.quality_tokens = quality_tokens
 
     def __call__(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return `loss` and its parts for one batch."""
         clip, b = self.clip, self.batch
-        rows = pick(b, len(self.pictures), generator)
-        which = pick(b, self.tokens.shape[1] - 1, generator)
+        rows = pick(b, len(self.texts), generator)
         broken = pick(b, len(self.damaged), generator)
         pictures = to_unit(torch.cat([self.pictures[rows], self.damaged[broken]]))
-        vision = F.normalize(clip.encode_image(pictures), dim=-1)
-        own, negative = self.tokens[rows, which].long(), self.tokens[rows, -1].long()
-        tokens = torch.cat([own, negative, self.quality_tokens])
-        states = text_states(clip, tokens)
-        texts = pooled(clip, states, tokens).float()
-        vision = vision.float()
-        scale = clip.logit_scale.exp().clamp(max=100)
-        target = torch.arange(b, device=vision.device)
-        contrast = F.cross_entropy(scale * vision[:b] @ texts[: 2 * b].T, target)
-        contrast = (contrast + F.cross_entropy(scale * texts[:b] @ vision[:b].T, target)) / 2
-        direction = texts[2 * b :].unflatten(0, (2, -1))  # (2, N, 128)
-        logits = QUALITY_SCALE * vision @ (direction[0] - direction[1]).T  # (2 B, N)
+        vision = F.normalize(clip.encode_image(pictures).float(), dim=-1)
+        own = self.texts[rows, pick(b, self.texts.shape[1] - 1, generator)]
+        texts = torch.cat([own, self.texts[rows, -1], self.quality_texts]).float()
+        with torch.autocast(vision.device.type, enabled=False):
+            texts = F.normalize(texts @ clip.text_projection, dim=-1)
+            scale = clip.logit_scale.exp().clamp(max=100)
+            target = torch.arange(b, device=vision.device)
+            contrast = F.cross_entropy(scale * vision[:b] @ texts[: 2 * b].T, target)
+            contrast = (contrast + F.cross_entropy(scale * texts[:b] @ vision[:b].T, target)) / 2
+            positive, negative = texts[2 * b :].chunk(2)
+            logits = QUALITY_SCALE * vision @ (positive - negative).T  # (2 B, M)
         clean = logits[:b]
         hurt = logits[b:].gather(1, self.metrics[broken].unsqueeze(1)).squeeze(1)
         wanted = _BEST - _RANGE * self.severities[broken]
-        quality = F.binary_cross_entropy_with_logits(hurt, wanted)
-        quality = quality + 0.5 * F.binary_cross_entropy_with_logits(clean, torch.full_like(clean, _BEST))
-        grounded = self.grounding(states[:b], self.tables[rows])
+        damage = F.binary_cross_entropy_with_logits(hurt, wanted)
+        intact = F.binary_cross_entropy_with_logits(clean, torch.full_like(clean, _BEST))
         return {
-            "loss": contrast + quality + 0.5 * grounded,
+            "loss": contrast + 2 * damage + intact,
             "contrast": contrast,
-            "quality": quality,
-            "grounding": grounded,
+            "damage": damage,
+            "intact": intact,
         }
 
 

@@ -1,14 +1,16 @@
-"""Train the pocket family, one command per model: `python -m routet2i.pocket.train clip|autoencoder|edge|cloud`.
+"""Train the pocket family, one command per model: `python -m routet2i.pocket.train MODEL`.
 
-Order: `clip` and `autoencoder` (independent), then `edge` and `cloud` (independent, both need the first two),
-then `assemble`, which writes the packaged folders. Each run lies in its own folder, resumes from its
-checkpoint, and leaves its loss curve there. It knows no queue, no database and no worker.
+Order: `text` (CLIP's text tower) and `autoencoder`, independent; then `vision` (CLIP's other half, needs
+`text`), `edge` and `cloud` (the denoisers, need `text` and `autoencoder`), independent; then `assemble`, which
+writes the packaged folders. Each run lies in its own folder, resumes from its checkpoint, and leaves its loss
+curve there. It knows no queue, no database and no worker.
 """
 
 import argparse
 import hashlib
 import json
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,28 @@ from transformers import CLIPTokenizer
 from routet2i.metrics import MetricSet, read_metrics
 from routet2i.pocket import data, networks, world
 from routet2i.pocket.loop import Plan, Run
-from routet2i.pocket.losses import AutoencoderLoss, ClipLoss, DenoiserLoss, Grounding, pad_texts, to_unit
+from routet2i.pocket.losses import (
+    AutoencoderLoss,
+    DenoiserLoss,
+    Grounding,
+    TextLoss,
+    VisionLoss,
+    last_states,
+    pad_texts,
+    text_states,
+    to_unit,
+)
 from routet2i.pocket.tokens import build_tokenizer
 from routet2i.tiers import packaged
 
 WEIGHTS = Path(__file__).parent / "weights"
-SCENES, DAMAGED = 200_000, 80_000
+SCENES, DAMAGED, CAPTIONED = 40_000, 30_000, 20_000
 PLANS = {  # what the shipped weights were trained with; the model card has time and device
-    "clip": Plan(steps=12_000, batch=512, learning_rate=1e-3, weight_decay=0.05),
-    "autoencoder": Plan(steps=16_000, batch=256, learning_rate=1e-3, weight_decay=0.0),
-    "edge": Plan(steps=30_000, batch=512, learning_rate=1e-3),
-    "cloud": Plan(steps=30_000, batch=512, learning_rate=8e-4),
+    "text": Plan(steps=2_400, batch=64, learning_rate=1e-3, weight_decay=0.05),
+    "autoencoder": Plan(steps=2_400, batch=16, learning_rate=1.5e-3, weight_decay=0.0),
+    "vision": Plan(steps=2_000, batch=64, learning_rate=1e-3, weight_decay=0.05),
+    "edge": Plan(steps=4_000, batch=64, learning_rate=1e-3),
+    "cloud": Plan(steps=4_000, batch=64, learning_rate=1e-3),
 }
 
 
@@ -59,7 +72,8 @@ class Workshop:
         plan = PLANS[name]
         changes = {key: value for key in ("steps", "batch", "seed") if (value := getattr(self.args, key))}
         plan = Plan(**{**plan_values(plan), **changes})
-        build = {"clip": self._clip, "autoencoder": self._autoencoder}.get(name, self._denoiser)
+        builders = {"text": self._text, "vision": self._vision, "autoencoder": self._autoencoder}
+        build = builders.get(name, self._denoiser)
         torch.manual_seed(plan.seed)
         modules, loss = build(name, plan)
         if self.device.startswith("cuda"):
@@ -77,14 +91,19 @@ class Workshop:
         if not (run_folder / "state.json").exists():
             raise SystemExit(f"{run_folder} holds no run; type: python -m routet2i.pocket.train {name}")
         modules = {name: self._build(name).to(self.device)}
-        if name == "clip":
+        if name == "text":
             modules["grounding"] = Grounding().to(self.device)
         Run(run_folder, modules, plan=PLANS[name], device=self.device).use_average_()
-        return modules[name].eval().requires_grad_(False)
+        return modules[name].eval()
 
     def _build(self, name: str) -> torch.nn.Module:
-        if name == "clip":
-            return networks.build_clip(len(self.tokenizer))
+        """Return a model as its run trains it: what another run has made is there already, and frozen."""
+        if name == "text":
+            clip = networks.build_clip(len(self.tokenizer))
+            return _only(clip, lambda key: not key.startswith(("visual.", "text_projection", "logit_scale")))
+        if name == "vision":
+            clip = self.load("text")
+            return _only(clip, lambda key: key.startswith(("visual.", "text_projection", "logit_scale")))
         if name == "autoencoder":
             return networks.build_autoencoder()
         return networks.build_unet(name)
@@ -98,22 +117,46 @@ class Workshop:
         )
         return {key: torch.from_numpy(value[:]).to(self.device) for key, value in arrays.items()}
 
-    def _clip(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], ClipLoss]:
-        clip, grounding = self._build(name).to(self.device), Grounding().to(self.device)
-        damaged = data.damaged_pictures(seed=0, count=self.args.damaged, cache=self.args.runs / "data")
-        hurt = {key: torch.from_numpy(value[:]).to(self.device) for key, value in damaged.items()}
+    def _quality_tokens(self) -> torch.Tensor:
         texts = metric_texts(read_metrics(packaged("metrics")))
-        loss = ClipLoss(
+        return pad_texts(self.tokenizer, texts).to(self.device)
+
+    def _text(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], TextLoss]:
+        clip, grounding = self._build(name).to(self.device), Grounding().to(self.device)
+        scenes = self._scenes()
+        loss = TextLoss(
             clip,
             grounding,
-            **self._scenes(),
+            tables=scenes["tables"],
+            tokens=scenes["tokens"],
+            quality_tokens=self._quality_tokens(),
+            batch=plan.batch,
+        )
+        return {name: clip, "grounding": grounding}, loss
+
+    def _vision(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], VisionLoss]:
+        clip = self._build(name).to(self.device)
+        scenes = self._scenes()
+        damaged = data.damaged_pictures(seed=0, count=self.args.damaged, cache=self.args.runs / "data")
+        hurt = {key: torch.from_numpy(value[:]).to(self.device) for key, value in damaged.items()}
+        used = scenes["tokens"][: self.args.captioned]
+        loss = VisionLoss(
+            clip,
+            pictures=scenes["pictures"],
+            texts=self._last_states(clip, used.flatten(0, 1)).unflatten(0, used.shape[:2]),
+            quality_texts=self._last_states(clip, self._quality_tokens()),
             damaged=hurt["pictures"],
             metrics=hurt["metrics"],
             severities=hurt["severities"],
-            quality_tokens=pad_texts(self.tokenizer, texts).to(self.device),
             batch=plan.batch,
         )
-        return {"clip": clip, "grounding": grounding}, loss
+        return {name: clip}, loss
+
+    @torch.no_grad()
+    def _last_states(self, clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the last text states (B, 128) of token ids (B, 77)."""
+        parts = [part.long() for part in tokens.split(500)]
+        return torch.cat([last_states(text_states(clip, part), part) for part in parts])
 
     def _autoencoder(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], AutoencoderLoss]:
         model = self._build(name).to(self.device)
@@ -122,7 +165,7 @@ class Workshop:
     def _denoiser(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], DenoiserLoss]:
         scenes = self._scenes()
         latents = self._latents(scenes["pictures"])
-        text_encoder = networks.build_text_encoder(self.load("clip")).to(self.device).requires_grad_(False)
+        text_encoder = networks.build_text_encoder(self.load("text")).to(self.device).requires_grad_(False)
         unet = self._build(name).to(self.device)
         loss = DenoiserLoss(
             unet,
@@ -152,7 +195,7 @@ class Workshop:
 
     def assemble(self) -> None:
         """Write the packaged folders from the trained runs, with a manifest of where they come from."""
-        clip: CLIP = self.load("clip")
+        clip: CLIP = self.load("vision")
         pictures = self._scenes()["pictures"]
         networks.write_clip_folder(clip, self.tokenizer, self.args.weights / "clip")
         for tier in ("edge", "cloud"):
@@ -180,10 +223,18 @@ class Workshop:
             "seconds": round(run.seconds),
             "scenes": self.args.scenes,
             "damaged": self.args.damaged,
+            "captioned": self.args.captioned,
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "torch": version("torch"),
             "commit": self.args.commit or _commit(),
         }
+
+
+def _only(module: CLIP, wanted: Callable[[str], bool]) -> CLIP:
+    """Let only the named parameters learn, in place."""
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_(wanted(key))
+    return module
 
 
 def compiled_parts(module: torch.nn.Module) -> list[torch.nn.Module]:
@@ -213,7 +264,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder that assemble writes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scenes", type=int, default=SCENES, help="rendered training scenes")
-    parser.add_argument("--damaged", type=int, default=DAMAGED, help="damaged training pictures (clip)")
+    parser.add_argument("--damaged", type=int, default=DAMAGED, help="damaged training pictures (vision)")
+    parser.add_argument("--captioned", type=int, default=CAPTIONED, help="scenes whose captions vision sees")
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--batch", type=int, help="instead of the plan's")
     parser.add_argument("--seed", type=int, help="instead of the plan's")
