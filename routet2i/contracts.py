@@ -40,9 +40,7 @@ class JobState(StrEnum):
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.ASSIGNED, JobState.CANCELLED}),
     JobState.ASSIGNED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset(
-        {JobState.ASSIGNED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
-    ),
+    JobState.RUNNING: frozenset({JobState.ASSIGNED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
@@ -166,6 +164,10 @@ class Microbatch:
     assignments: tuple[Assignment, ...]
     fallback: tuple[Assignment, ...] = ()  # same jobs on the cheaper tier, used if the ledger refuses
     fallback_tier: str | None = None
+    fallback_width: int | None = (
+        None  # pixels on the fallback tier: a job without a size takes the tier's own
+    )
+    fallback_height: int | None = None
 
     @property
     def micro_usd(self) -> int:
@@ -225,3 +227,97 @@ class JobOutcome:
     settings: str | None = None  # JSON text: steps, guidance, dtype, device, scheduler, versions
     error_class: str | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedBatch:
+    """The batch that a submission belongs to: a new one, or the one the same key opened before."""
+
+    batch_id: str
+    created: bool  # False: the same tenant, key and body were submitted before
+    state: str  # ingesting, open or cancelled
+    cursor_line: int  # last line of the file whose fate is already committed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Funds:
+    """One batch's money and what still waits for it, as a window reads them."""
+
+    limit: int | None  # micro-USD; None = unlimited
+    reserved: int  # micro-USD held for assigned jobs
+    spent: int  # micro-USD charged
+    queued_pictures: int  # pictures of all its queued jobs, this window's included
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowWork:
+    """What one decision round may decide about."""
+
+    jobs: tuple[WindowJob, ...]  # highest priority first, then oldest
+    funds: Mapping[str, Funds]  # batch id -> its money
+    period: Funds | None = None  # the deployment's budget of the asked period; its queued_pictures is 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeriodBudget:
+    """The deployment's own limit for one span of time, beside each batch's."""
+
+    budget_id: str
+    period: str  # names the span; a limit is fixed when its first reservation is made
+    limit_micro_usd: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowPlan:
+    """What a decision round proposes; the ledger turns it into permission, or refuses."""
+
+    window_id: str
+    microbatches: tuple[Microbatch, ...]
+    policy: str  # name of the allocator's rule
+    predictor_name: str
+    predictor_version: str
+    available_micro_usd: int | None  # what the window could spend; None = unlimited
+    solve_us: int  # microseconds the decision took
+    deferred: tuple[tuple[str, str], ...] = ()  # (job id, reason): they stay queued for a second
+    leader_term: int | None = None  # the term this leader decides in; None = no leader asked
+    period_budget: PeriodBudget | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedWindow:
+    """What became of a plan."""
+
+    window_id: str
+    assigned: int  # jobs with an assignment, those on the fallback tier included
+    deferred: int  # jobs that stay queued
+    fallback: int  # jobs the ledger sent to the fallback tier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SentMicrobatch:
+    """One microbatch whose message is due; it is already marked sent."""
+
+    microbatch_id: str
+    tier: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepReport:
+    """What one sweep found and mended; counts of microbatches unless said otherwise."""
+
+    resent: int = 0  # sent long ago, never claimed: ready again
+    expired: int = 0  # claims whose lease had ended
+    split: int = 0  # divided into one microbatch per job
+    poisoned: int = 0  # jobs that killed too many workers
+    released: int = 0  # closed ones whose money was still reserved
+    lost_workers: int = 0  # workers without heartbeat
+    cancelled: int = 0  # jobs whose cancellation waited for their worker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CancelReport:
+    """What a batch's cancellation met; counts of jobs."""
+
+    cancelled: int  # had not started: final at once
+    running: int  # a worker has them: it stops before the next job
+    already_final: int  # had their outcome before

@@ -17,6 +17,7 @@ It knows no library's exceptions: the edges translate theirs into these, with `r
     +-- GenerationFailed              one job cannot be rendered; recorded as its outcome
     +-- LeaseLost                     a newer claim exists; the worker stops quietly
     +-- StoreFull                     no room for pictures; a fault of the worker, not of the job
+    +-- DeviceFault                   the accelerator's context is lost; the process must end
 """
 
 
@@ -92,3 +93,7 @@ class LeaseLost(RouteT2IError):
 
 class StoreFull(RouteT2IError):
     """There is no room for pictures: a fault of the worker, never of the job."""
+
+
+class DeviceFault(RouteT2IError):
+    """The accelerator's context is lost ("illegal memory access"): only a new process can go on."""

@@ -5,11 +5,35 @@ SQL nor torch nor Celery. The real ones are `db.repository.Repository`, `routet2
 `routet2i.images.ImageStore`; `routet2i.fakes` has the others.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar
 
-from routet2i.contracts import Claim, JobOutcome
+import structlog
+
+from routet2i.contracts import Claim, ClaimedJob, JobOutcome, JobState, Picture
+from routet2i.errors import DeviceFault, GenerationFailed, LeaseLost, RouteT2IError, ServiceUnavailable
+from routet2i.tiers import TierProfile
+
+RENEWALS_PER_LEASE = 3  # two may fail and the third still comes in time
+SAFETY_SECONDS = 5.0  # a lease is trusted this much less than it lasts: clocks and commits are not instant
+SAFETY_SHARE = 0.2  # ... or this share of it, whichever is less
+MAX_FAILED_RENEWALS = 2
+MAX_ERROR_CHARS = 500  # of an error text that becomes a job's outcome
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    """How one call of `run_microbatch` ended."""
+
+    DONE = "done"  # every job of the claim has its outcome
+    NOTHING_TO_CLAIM = "nothing_to_claim"  # a duplicate, finished, of another tier, or unknown
+    LEASE_LOST = "lease_lost"  # somebody else may have claimed it; nothing more was written
+    RELEASED = "released"  # asked to stop; the rest was given back
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,5 +90,250 @@ class Scorer(Protocol):
 class Pictures(Protocol):
     """A store of finished pictures, named by the SHA-256 of their bytes."""
 
+    def check_room(self) -> None:
+        """Raise StoreFull if there is too little room to begin."""
+
     def put(self, png: bytes) -> str:
         """Store a picture durably and return its name; raises StoreFull."""
+
+
+class Lease:
+    """A claim kept alive by a thread, and what the worker may still believe about it.
+
+    Trust ends `SAFETY_SECONDS` before the lease could have ended, counted from the *start* of the last
+    renewal that succeeded; after two failed renewals in a row it ends at once.
+
+    Source: reliability.md, section 4.
+    """
+
+    def __init__(self, store: Store, claim: Claim, *, since: float) -> None:
+        """Begin to renew; `since` is the monotonic time in seconds at which the claim was asked for."""
+        self._store = store
+        self._claim = claim
+        self._trusted_seconds = claim.lease_seconds - min(SAFETY_SECONDS, SAFETY_SHARE * claim.lease_seconds)
+        self._deadline = since + self._trusted_seconds
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise LeaseLost unless the claim is surely still ours."""
+        if self._lost or time.monotonic() >= self._deadline:
+            raise LeaseLost(f"the lease of microbatch {self._claim.microbatch_id} cannot be trusted any more")
+
+    def _renew(self) -> None:
+        failed = 0
+        while not self._stop.wait(self._claim.lease_seconds / RENEWALS_PER_LEASE):
+            started = time.monotonic()
+            try:
+                self._lost = not self._store.renew(self._claim)
+            except Exception as error:  # whatever the database client raises: the deadline is the answer
+                failed += 1
+                _log.warning(
+                    "renewal_failed", microbatch=self._claim.microbatch_id, error=type(error).__name__
+                )
+                self._lost = failed >= MAX_FAILED_RENEWALS
+            else:
+                failed = 0
+                self._deadline = started + self._trusted_seconds
+            if self._lost:
+                return
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A claimed job while its pictures come in."""
+
+    job: ClaimedJob
+    pictures: list[Picture] = field(default_factory=list)
+    seconds: float = 0.0
+    error: Exception | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.error is not None or len(self.pictures) == self.job.n
+
+
+def run_microbatch(
+    microbatch_id: str,
+    *,
+    store: Store,
+    profile: TierProfile,
+    worker: str,
+    load: Callable[[], tuple[Generator, Scorer]],
+    pictures: Pictures,
+    lease_seconds: float,
+    stop: threading.Event | None = None,
+) -> Outcome:
+    """Claim a microbatch, render its jobs in groups, score, store and record them, and close it.
+
+    A job whose picture cannot be made fails alone. A fault of the worker (model, disk, database) gives the
+    claim back without counting a death and is raised: the caller must not go on as if nothing had happened.
+
+    Args:
+        load: returns the tier's generator and scorer; called under the lease, since a first load takes long.
+        lease_seconds: life of the claim without renewal.
+        stop: once set, the group at work is finished and the rest given back.
+
+    Raises:
+        ModelError: the tier's models cannot be loaded.
+        StoreFull: no room for pictures.
+        ServiceUnavailable: the database does not answer.
+        DeviceFault: the accelerator is lost. The claim is *kept*: the sweeper counts a death when it expires,
+            since a job that breaks the device every time must become poison and not come back for ever.
+    """
+    pictures.check_room()
+    asked = time.monotonic()
+    claim = store.claim(microbatch_id, tier=profile.name, worker=worker, lease_seconds=lease_seconds)
+    if claim is None:
+        return Outcome.NOTHING_TO_CLAIM
+    with Lease(store, claim, since=asked) as lease:
+        try:
+            generator, scorer = load()
+            rendered = _render(
+                claim,
+                store=store,
+                profile=profile,
+                generator=generator,
+                scorer=scorer,
+                pictures=pictures,
+                lease=lease,
+                stop=stop,
+            )
+            if not rendered:
+                store.release(claim, reason="drain")
+                return Outcome.RELEASED
+            return Outcome.DONE if store.finish(claim) else Outcome.LEASE_LOST
+        except LeaseLost:
+            return Outcome.LEASE_LOST
+        except (DeviceFault, ServiceUnavailable):
+            raise
+        except BaseException as error:  # any fault of the worker, time limits and interrupts included
+            store.release(claim, reason=type(error).__name__)
+            raise
+
+
+def _render(
+    claim: Claim,
+    *,
+    store: Store,
+    profile: TierProfile,
+    generator: Generator,
+    scorer: Scorer,
+    pictures: Pictures,
+    lease: Lease,
+    stop: threading.Event | None,
+) -> bool:
+    """Render every job of the claim that nobody cancels; False if told to stop before the end."""
+    jobs = {job.job_id: _Job(job=job) for job in claim.jobs}
+    waiting = [(job.job_id, index) for job in claim.jobs for index in range(job.n)]
+    while waiting:
+        if stop is not None and stop.is_set():
+            return False
+        lease.check()
+        gone = store.cancelled(claim)
+        waiting = [one for one in waiting if one[0] not in gone and jobs[one[0]].error is None]
+        group, waiting = waiting[: profile.microbatch_size], waiting[profile.microbatch_size :]
+        if not group:
+            break
+        _render_group(claim, group, jobs=jobs, generator=generator, scorer=scorer, pictures=pictures)
+        lease.check()
+        final = [
+            jobs[job_id] for job_id in dict.fromkeys(job_id for job_id, _ in group) if jobs[job_id].is_final
+        ]
+        if final and not store.record(claim, [_outcome(one, generator) for one in final]):
+            raise LeaseLost(f"a newer claim of microbatch {claim.microbatch_id} exists")
+    return True
+
+
+def _render_group(
+    claim: Claim,
+    group: Sequence[tuple[str, int]],
+    *,
+    jobs: Mapping[str, _Job],
+    generator: Generator,
+    scorer: Scorer,
+    pictures: Pictures,
+) -> None:
+    """Make, judge and store one group of pictures; what fails is noted at its job, in place."""
+    started = time.monotonic()
+    requests = [_request(claim, jobs[job_id].job, index) for job_id, index in group]
+    made = _attempt(lambda: generator.generate(requests), len(group))
+    good = [
+        (one, request, png)
+        for one, request, png in zip(group, requests, made, strict=True)
+        if isinstance(png, bytes)
+    ]
+    judged = _attempt(
+        lambda: scorer.score([p for _, _, p in good], [r.prompt for _, r, _ in good]), len(good)
+    )
+    for (job_id, index), request, png, scores in ((*g, s) for g, s in zip(good, judged, strict=True)):
+        if isinstance(scores, Exception):
+            jobs[job_id].error = scores
+            continue
+        jobs[job_id].pictures.append(
+            Picture(
+                index=index,
+                seed=request.seed,
+                sha256=pictures.put(png),
+                width=claim.width,
+                height=claim.height,
+                scores=scores,
+            )
+        )
+    for (job_id, _), result in zip(group, made, strict=True):
+        if isinstance(result, Exception):
+            jobs[job_id].error = result
+    share = (time.monotonic() - started) / len(group)
+    for job_id, _ in group:
+        jobs[job_id].seconds += share
+
+
+def _attempt(work: Callable[[], Sequence[_T]], count: int) -> Sequence[_T | Exception]:
+    """Return the work's results, or its error once per picture: an unknown fault must not loop for ever."""
+    if not count:
+        return []
+    try:
+        return work()
+    except RouteT2IError as error:
+        if isinstance(error, GenerationFailed):
+            return [error] * count
+        raise
+    except Exception as error:
+        _log.exception("group_failed", pictures=count)
+        return [error] * count
+
+
+def _request(claim: Claim, job: ClaimedJob, index: int) -> RenderRequest:
+    return RenderRequest(
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        seed=job.seed + index,
+        width=claim.width,
+        height=claim.height,
+    )
+
+
+def _outcome(one: _Job, generator: Generator) -> JobOutcome:
+    """Return what is recorded: all pictures and their price, or an error and no price."""
+    failed = one.error is not None
+    return JobOutcome(
+        job_id=one.job.job_id,
+        state=JobState.FAILED if failed else JobState.SUCCEEDED,
+        micro_usd=0 if failed else one.job.micro_usd,
+        pictures=() if failed else tuple(one.pictures),
+        seconds=one.seconds,
+        model_id=generator.model_id,
+        model_revision=generator.model_revision,
+        settings=generator.settings,
+        error_class=type(one.error).__name__ if failed else None,
+        error=str(one.error)[:MAX_ERROR_CHARS] if failed else None,
+    )

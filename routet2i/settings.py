@@ -1,15 +1,29 @@
 """Settings of one process, read once from `ROUTET2I_*`; the only module that looks at the environment.
 
-It knows names, defaults and ranges. It opens nothing: no database, no broker, no file but the tier table.
+It knows names, defaults and ranges. It opens nothing: no database, no broker, no file but the tier and
+metric tables.
 """
 
+import os
+from collections.abc import Mapping
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from routet2i.metrics import MetricSet, read_metrics
 from routet2i.tiers import Tiers, packaged, read_tiers
+
+
+def share_cores() -> None:
+    """Let OpenMP's threads sleep while they wait; call before torch is imported, later it has no effect.
+
+    By default they spin. With two workers on two cores each spins on the core that the other needs: measured,
+    1.1 pictures a second instead of 12.8. An operator's own OMP_WAIT_POLICY stands.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class Settings(BaseSettings):
@@ -28,7 +42,12 @@ class Settings(BaseSettings):
         "default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="key prefix on a shared broker"
     )
     tiers: Path | None = Field(None, description="tier file (TOML); empty: the packaged pocket pair")
-    metrics: Path | None = Field(None, description="metric file (TOML); empty: the packaged ten and alignment")
+    metrics: Path | None = Field(
+        None, description="metric file (TOML); empty: the packaged ten and alignment"
+    )
+    scorer: str = Field(
+        "pocket:clip", description="open_clip model: pocket:clip, a folder, or hf-hub:OWNER/NAME"
+    )
     predictor: str = Field(
         "noun_count", description="noun_count, prompt_length, random, constant, or a folder"
     )
@@ -47,6 +66,9 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(2000, ge=1, description="longest accepted prompt")
     log_format: Literal["text", "json"] = Field("text", description="json in containers")
     fake_models: bool = Field(False, description="deterministic fakes instead of any model (tests, bench)")
+    fake_pictures: Literal["distinct", "same"] = Field(
+        "distinct", description="what the fakes draw: a picture per prompt and seed, or one and the same"
+    )
 
     @property
     def database(self) -> str:
@@ -60,6 +82,33 @@ class Settings(BaseSettings):
         """Return the folder of the content-addressed picture store."""
         return self.home.resolve() / "images"
 
+    def read_metrics(self) -> MetricSet:
+        """Return the deployment's metrics; raises MetricError."""
+        return read_metrics(self.metrics or packaged("metrics"))
+
     def read_tiers(self) -> Tiers:
         """Return the deployment's tiers; raises TierError."""
         return read_tiers(self.tiers or packaged("pocket"))
+
+    def with_changes(self, **fields: Any) -> "Settings":
+        """Return these settings with some fields changed; the changed ones count as set by the user."""
+        return self.model_copy(update=fields)
+
+    def child_environment(self, *, defaults: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a child process that reads exactly these settings; it holds secrets.
+
+        Args:
+            defaults: variables of other programs, used where the user has not set them (OMP_NUM_THREADS).
+        """
+        chosen = {name: getattr(self, name) for name in self.model_fields_set | {"home"}}
+        own = {
+            f"ROUTET2I_{name.upper()}": _as_text(value) for name, value in chosen.items() if value is not None
+        }
+        return {**defaults, **os.environ, **own}  # noqa: TID251 - this is the one reader
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as the environment holds it; paths become absolute, for the child may live elsewhere."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value.resolve() if isinstance(value, Path) else value)

@@ -1,0 +1,84 @@
+"""A worker's sign of life: one thread that writes the worker's row every few seconds.
+
+It knows a store with `beat` and a state. It does not know Celery: `routet2i.worker` tells it when to begin,
+to drain and to stop.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import structlog
+
+from routet2i import __version__
+
+HEARTBEAT_SECONDS = 5.0  # a worker silent for three of them is lost (reliability.md, section 5)
+State = Literal["idle", "busy", "draining", "stopped"]
+_log = structlog.get_logger(__name__)
+
+
+class Beats(Protocol):
+    """Where a sign of life is written."""
+
+    def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
+        """Upsert the worker's row by the database's clock."""
+
+
+class Heartbeat:
+    """Beats from `start` to `stop`; a database that does not answer is logged and tried again."""
+
+    def __init__(
+        self,
+        *,
+        open_store: Callable[[], Beats],
+        worker: str,
+        tier: str,
+        device: str,
+        is_busy: Callable[[], bool],
+        seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        """Prepare; `open_store` is called in the thread, which needs connections of its own."""
+        self._open_store = open_store
+        self._who = {"worker": worker, "tier": tier, "device": device, "version": __version__}
+        self._is_busy = is_busy
+        self._seconds = seconds
+        self._draining = False
+        self._stopped = False
+        self._changed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first beat is written at once."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Say that no new work is taken; safe in a signal handler."""
+        self._draining = True
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Write the last beat and end the thread; returns when it has ended, after a few seconds at most."""
+        self._stopped = True
+        self._changed.set()
+        self._thread.join(timeout=self._seconds)
+
+    def _state(self) -> State:
+        if self._stopped:
+            return "stopped"
+        if self._draining:
+            return "draining"
+        return "busy" if self._is_busy() else "idle"
+
+    def _run(self) -> None:
+        store: Beats | None = None
+        state: State = "idle"
+        while state != "stopped":
+            self._changed.clear()
+            state = self._state()
+            try:
+                store = store or self._open_store()
+                store.beat(**self._who, state=state)
+            except Exception as error:  # a lost database must not silence the worker for good
+                _log.warning("beat_failed", state=state, error=type(error).__name__)
+            if state != "stopped":
+                self._changed.wait(self._seconds)

@@ -1,0 +1,117 @@
+"""The picture store: PNG files named by the SHA-256 of their bytes, written once, whole or not at all.
+
+It knows bytes, names and free space. It does not know which job a picture belongs to (that is in SQL) nor
+what is in it. Layout: `ROOT/ab/cd/<64 hex digits>.png`, a and c being the first bytes of the name.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from routet2i.errors import StoreFull, UsageError
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LOW_WATER_BYTES = 1 << 30  # below 1 GiB the database beside the pictures is in danger, too
+STALE_SECONDS = 3600.0  # a temporary file this old belongs to a dead writer (invariant I7)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageStore:
+    """A folder of pictures on a local disk; safe for any number of writers."""
+
+    root: Path
+    low_water_bytes: int = LOW_WATER_BYTES
+
+    def path_of(self, sha256: str) -> Path:
+        """Return where the picture of this name lies, existing or not.
+
+        Raises:
+            UsageError: the name is not 64 lower-case hex digits.
+        """
+        if not SHA256.fullmatch(sha256):
+            raise UsageError(f"{sha256!r} is no picture name; it must be the 64 hex digits of a SHA-256")
+        return self.root / sha256[:2] / sha256[2:4] / f"{sha256}.png"
+
+    def check_room(self) -> None:
+        """Refuse to begin work that could not be stored.
+
+        Raises:
+            StoreFull: less than `low_water_bytes` are free.
+        """
+        self._make(self.root)
+        free = shutil.disk_usage(self.root).free
+        if free < self.low_water_bytes:
+            raise StoreFull(
+                f"{self.root} has {free >> 20} MiB left, less than {self.low_water_bytes >> 20} MiB; "
+                "free some space"
+            )
+
+    def put(self, png: bytes) -> str:
+        """Store a picture durably and return its name; a picture already there costs one look.
+
+        Raises:
+            StoreFull: the disk or its quota is full.
+        """
+        name = hashlib.sha256(png).hexdigest()
+        target = self.path_of(name)
+        if target.exists():  # only ever complete: it got its name by os.replace
+            return name
+        self._make(target.parent)
+        temporary = target.with_name(f"{name}.{uuid4().hex}.tmp")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(png)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync(target.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if error.errno in _NO_ROOM:
+                raise StoreFull(f"no room for a picture in {self.root}; free some space") from error
+            raise
+        return name
+
+    def sweep_temporary(self, *, older_than_seconds: float = STALE_SECONDS) -> int:
+        """Delete temporary files that their writers left behind, and return how many."""
+        deadline = time.time() - older_than_seconds
+        deleted = 0
+        for path in self.root.glob("*/*/*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # another janitor was faster
+                if path.stat().st_mtime < deadline:
+                    path.unlink()
+                    deleted += 1
+        return deleted
+
+    def _make(self, folder: Path) -> None:
+        """Create a folder and its missing parents, each entry durable in the one above it."""
+        if folder.is_dir():
+            return
+        if folder != folder.parent:
+            self._make(folder.parent)
+        try:
+            folder.mkdir(exist_ok=True)
+            _sync(folder.parent)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StoreFull(f"no room for a folder in {self.root}; free some space") from error
+            raise
+
+
+def _sync(folder: Path) -> None:
+    """Make the entries of a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""The body that both worker applications share: one Celery task that renders one microbatch.
+
+It knows Celery, the message and what follows from each fault. It knows neither SQL nor torch: the store and
+the models come from `worker_edge` and `worker_cloud`, through functions that are called at the first task.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+from celery import Celery, signals
+from celery.worker import state as celery_state
+
+from routet2i.celery_app import LOAD_SECONDS, LONGEST_SECONDS, make_celery
+from routet2i.contracts import MESSAGE_VERSION, TierKind
+from routet2i.errors import DeviceFault, MissingModels, ServiceUnavailable, TierError
+from routet2i.execution import Generator, Outcome, Scorer, Store, run_microbatch
+from routet2i.fakes import FakeGenerator, FakeScorer
+from routet2i.heartbeat import Beats, Heartbeat
+from routet2i.images import ImageStore
+from routet2i.log import configure
+from routet2i.settings import Settings, share_cores
+from routet2i.tiers import TierProfile
+
+HAND_BACK_SECONDS = LOAD_SECONDS + 2 * LONGEST_SECONDS  # before Celery's limits: what is left is released
+MAX_PAUSE_SECONDS = 60.0  # between tries of a worker with a full disk or without a database
+DEVICE_FAULT_EXIT = 70  # EX_SOFTWARE of sysexits.h; the pool starts a new process
+_log = structlog.get_logger(__name__)
+
+
+class WorkerStore(Store, Beats, Protocol):
+    """What a worker process needs of the database."""
+
+
+OpenStore = Callable[[Settings], WorkerStore]
+Load = Callable[[Settings, TierProfile], tuple[Generator, Scorer]]
+
+
+def served_tier(settings: Settings, *, kind: TierKind) -> TierProfile:
+    """Return the tier that a worker of this kind serves: ROUTET2I_TIER, or the routed tier of the kind.
+
+    Raises:
+        TierError: the tier does not exist or is of the other kind.
+    """
+    tiers = settings.read_tiers()
+    routed = {TierKind.EDGE: tiers.edge, TierKind.CLOUD: tiers.cloud}[kind]
+    profile = tiers[settings.tier or routed]
+    if profile.kind is not kind:
+        raise TierError(
+            f"tier {profile.name!r} is of kind {profile.kind.value}, this worker of kind {kind.value}; "
+            f"type: routet2i worker {profile.name}"
+        )
+    return profile
+
+
+def worker_command(profile: TierProfile, *, name: str) -> list[str]:
+    """Return the command line of a worker process; its environment names tier, broker and database.
+
+    Args:
+        name: node name, unique among live workers, e.g. `edge-1@host`; it becomes the worker's id in SQL.
+    """
+    return [
+        *(sys.executable, "-m", "celery", "-A", f"worker_{profile.kind.value}.app", "worker"),
+        *("-P", "prefork", "-c", "1", "-n", name, "--without-gossip", "--without-mingle"),
+    ]
+
+
+def microbatch_of(message: Any) -> str | None:
+    """Return the microbatch that a message names, None if it is not exactly {"v": 1, "microbatch_id": UUID}.
+
+    Whoever can write to the broker is not trusted: whatever else arrives is dropped by type.
+    """
+    if not isinstance(message, dict) or set(message) != {"v", "microbatch_id"}:
+        return None
+    version, text = message["v"], message["microbatch_id"]
+    if type(version) is not int or version != MESSAGE_VERSION or not isinstance(text, str) or len(text) != 36:
+        return None
+    try:
+        return text if str(UUID(text)) == text else None
+    except ValueError:
+        return None
+
+
+class Renderer:
+    """One process's store, pictures and models, each opened at the first task and kept."""
+
+    def __init__(
+        self, settings: Settings, *, profile: TierProfile, open_store: OpenStore, load: Load
+    ) -> None:
+        """Open nothing yet."""
+        self._settings = settings
+        self._profile = profile
+        self._open_store = open_store
+        self._load = load
+        self._faults = 0  # in a row
+        self.dropped = 0  # messages that named no microbatch
+
+    @cached_property
+    def store(self) -> WorkerStore:
+        """The database, opened once."""
+        return self._open_store(self._settings)
+
+    @cached_property
+    def pictures(self) -> ImageStore:
+        """The picture store, cleared of what dead writers left."""
+        store = ImageStore(root=self._settings.pictures)
+        store.sweep_temporary()
+        return store
+
+    @cached_property
+    def models(self) -> tuple[Generator, Scorer]:
+        """Generator and scorer, loaded once."""
+        if self._settings.fake_models:
+            distinct = self._settings.fake_pictures == "distinct"
+            return FakeGenerator(distinct=distinct), FakeScorer(self._settings.read_metrics().names)
+        share_cores()
+        try:
+            return self._load(self._settings, self._profile)
+        except ImportError as error:
+            raise MissingModels(f"{error}; type: pip install 'routet2i[models]'") from error
+
+    def render(self, message: Any, *, worker: str) -> Outcome | None:
+        """Render what a message names; None if it was dropped or this worker is at fault.
+
+        After a fault of the worker (model, disk, database) it rests, longer each time, so that others get the
+        work it gave back; a lost device ends the process.
+        """
+        microbatch_id = microbatch_of(message)
+        if microbatch_id is None:
+            self.dropped += 1
+            _log.warning("message_dropped", type=type(message).__name__, dropped=self.dropped)
+            return None
+        stop = threading.Event()
+        timer = threading.Timer(HAND_BACK_SECONDS, stop.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            outcome = run_microbatch(
+                microbatch_id,
+                store=self.store,
+                profile=self._profile,
+                worker=worker,
+                load=lambda: self.models,
+                pictures=self.pictures,
+                lease_seconds=self._settings.lease_seconds,
+                stop=stop,
+            )
+        except DeviceFault as error:
+            _log.critical("device_lost", microbatch=microbatch_id, error=str(error))
+            os._exit(DEVICE_FAULT_EXIT)  # not sys.exit: the pool would catch it and keep the process
+        except Exception as error:
+            self._faults += 1
+            pause = min(MAX_PAUSE_SECONDS, 2.0**self._faults)
+            _log.exception(
+                "worker_unhealthy", microbatch=microbatch_id, error=str(error), pause_seconds=pause
+            )
+            threading.Event().wait(pause)
+            return None
+        finally:
+            timer.cancel()
+        self._faults = 0
+        _log.info("microbatch", microbatch=microbatch_id, outcome=outcome.value)
+        return outcome
+
+
+def make_worker(
+    settings: Settings, *, kind: TierKind, module: str, open_store: OpenStore, load: Load
+) -> Celery:
+    """Return the Celery application of a worker, task and signs of life included.
+
+    Args:
+        module: name of the module that holds the application: a spawned pool process imports it again.
+    """
+    profile = served_tier(settings, kind=kind)
+    app = make_celery(settings, profile=profile, include=[module])
+    renderer = Renderer(settings, profile=profile, open_store=open_store, load=load)
+
+    @app.task(name=profile.task_name, bind=True, shared=False)  # type: ignore[untyped-decorator]
+    def generate(task: Any, **message: Any) -> None:
+        renderer.render(message, worker=task.request.hostname)
+
+    _follow(app, settings=settings, profile=profile, open_store=open_store)
+    return app
+
+
+def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store: OpenStore) -> None:
+    """Tie log, refusal to start without a broker, and heartbeat to the life of this application's worker."""
+    hearts: list[Heartbeat] = []
+
+    def set_up_log(**_: Any) -> None:
+        configure(settings, service=f"worker-{profile.name}")
+
+    def refuse(sender: Any, **_: Any) -> None:
+        if sender.app is app and settings.broker_url is None:
+            set_up_log()  # Celery does it later
+            _log.critical("no_broker", remedy="set ROUTET2I_BROKER_URL or type: routet2i up")
+            raise SystemExit(ServiceUnavailable.exit_code)
+
+    def begin(sender: Any, **_: Any) -> None:
+        if sender.app is not app:
+            return
+        heart = Heartbeat(
+            open_store=lambda: open_store(settings),
+            worker=sender.hostname,
+            tier=profile.name,
+            device=profile.device if settings.device == "auto" else settings.device,
+            is_busy=lambda: bool(celery_state.active_requests),
+        )
+        heart.start()
+        hearts.append(heart)
+
+    def drain(**_: Any) -> None:
+        for heart in hearts:
+            heart.drain()
+
+    def end(**_: Any) -> None:
+        while hearts:
+            hearts.pop().stop()
+
+    followed: Sequence[tuple[Any, Callable[..., None]]] = (
+        (signals.setup_logging, set_up_log),
+        (signals.worker_init, refuse),
+        (signals.worker_ready, begin),
+        (signals.worker_shutting_down, drain),
+        (signals.worker_shutdown, end),
+    )
+    for signal, receiver in followed:
+        signal.connect(receiver, weak=False)
