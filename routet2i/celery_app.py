@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from routet2i.errors import ServiceUnavailable
 from routet2i.settings import Settings
@@ -63,7 +63,7 @@ def configuration(settings: Settings, *, queues: Sequence[str], role: str) -> di
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # True kills a render on every blip
         "task_soft_time_limit": SOFT_LIMIT_SECONDS,
         "task_time_limit": HARD_LIMIT_SECONDS,
-        "task_queues": [Queue(name, routing_key=name) for name in queues],
+        "task_queues": [Queue(name, routing_key=name) for name in queues],  # type: ignore[no-untyped-call]
         "task_create_missing_queues": False,  # a worker declares only its own tier's queue
         "task_default_queue": "unrouted",  # not declared: a task sent without a queue raises QueueNotFound
         "broker_connection_retry_on_startup": True,

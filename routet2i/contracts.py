@@ -82,14 +82,15 @@ MICROBATCH_TRANSITIONS: Mapping[MicrobatchState, frozenset[MicrobatchState]] = {
 
 
 def new_id() -> str:
-    """Return a UUID of version 7 as text: unique, and growing with time, so that indexes stay compact.
+    """Return a UUID of version 7 as text: unique, and growing with time, so that ids sort as they were made.
 
-    Source: RFC 9562, section 5.7 (48 bits of Unix milliseconds, version, 74 random bits).
+    Source: RFC 9562, section 5.7, and 6.2 method 3: 48 bits of Unix milliseconds, version, 12 bits of the
+    millisecond's fraction (a step of 244 ns, less than this function takes), variant, 62 random bits.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=value))
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    fraction = nanoseconds * 4096 // 1_000_000
+    random = int.from_bytes(os.urandom(8), "big") >> 2
+    return str(UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

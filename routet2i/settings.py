@@ -6,7 +6,6 @@ metric tables.
 
 import os
 from collections.abc import Mapping
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ def share_cores() -> None:
     By default they spin. With two workers on two cores each spins on the core that the other needs: measured,
     1.1 pictures a second instead of 12.8. An operator's own OMP_WAIT_POLICY stands.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - sets, for this process
 
 
 class Settings(BaseSettings):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from routet2i.contracts import TierKind
 from routet2i.errors import TierError
@@ -162,7 +162,7 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
             value = float(value)
         if value is not None and type(value) is not wanted:
             raise TierError(f"{where} {key} = {value!r} must be a {wanted.__name__}")
-        if key in _RANGES and not _RANGES[key][0] <= value <= _RANGES[key][1]:
+        if key in _RANGES and not _RANGES[key][0] <= cast(int, value) <= _RANGES[key][1]:
             raise TierError(f"{where} {key} = {value!r} must be from {_RANGES[key][0]} to {_RANGES[key][1]}")
         values[key] = value
     values["queue"] = values["queue"] or name
@@ -195,4 +195,6 @@ def _check_model(where: str, values: dict[str, Any], *, base: Path) -> None:
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise TierError(f"{where} model = {model!r} must be pocket:NAME, a folder, or OWNER/NAME of a hub")
     elif revision is None or not REVISION.fullmatch(revision):
-        raise TierError(f"{where} a hub model needs revision = the 40 hex digits of a commit, not {revision!r}")
+        raise TierError(
+            f"{where} a hub model needs revision = the 40 hex digits of a commit, not {revision!r}"
+        )

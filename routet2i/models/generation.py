@@ -1,10 +1,11 @@
-"""One diffusers pipeline of one tier: loaded from a folder or a pinned hub commit, asked for groups of pictures.
+"""One diffusers pipeline of one tier: loaded from a folder or a pinned hub commit, asked for pictures.
 
-It knows profiles, seeds, noise, memory and PNG. It does not know jobs, leases or prices (`routet2i.execution`)
-nor whether a picture is good (`routet2i.models.quality`).
+It knows profiles, seeds, noise, memory and PNG. It does not know jobs, leases or prices (that is
+`routet2i.execution`) nor whether a picture is good (`routet2i.models.quality`).
 
-A picture depends on its request alone, never on the microbatch it travelled in: each has its own CPU generator,
-whose float32 noise is the same on every device, and the same generator feeds samplers that add noise on the way.
+A picture depends on its request alone, never on the microbatch it travelled in: each has its own CPU
+generator, whose float32 noise is the same on every device; the same generator feeds samplers that add noise
+on the way.
 """
 
 import functools

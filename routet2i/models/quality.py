@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from routet2i.errors import ModelError
-from routet2i.metrics import ALIGNMENT, MetricSet
+from routet2i.metrics import MetricSet
 from routet2i.models.generation import model_folder, resolve_device
 from routet2i.pocket.world import alter_prompt
 
@@ -79,7 +79,7 @@ class OpenClipScorer:
         self._axes = positive - negative  # (N, D): cos(I, m+) - cos(I, m-) = I . axis
 
     def score(self, pictures: Sequence[bytes], prompts: Sequence[str]) -> Sequence[Mapping[str, float]]:
-        """Return metric -> [0, 1] per PNG picture, higher is better; names and order are `MetricSet.names`."""
+        """Return metric -> [0, 1] per PNG picture, higher is better; order as in `MetricSet.names`."""
         if not pictures:
             return []
         images = self.embed_pictures(pictures)  # (B, D)
@@ -119,7 +119,7 @@ class OpenClipScorer:
         return torch.stack([contrasts[prompt] for prompt in prompts])
 
     def _altered(self, prompt: str) -> list[str]:
-        """Return up to J different altered prompts, the same for the same prompt; at least the neutral one."""
+        """Return up to J different altered prompts, equal for equal prompts; at least the neutral one."""
         rng = np.random.default_rng(list(hashlib.sha256(prompt.encode()).digest()))
         tries = (self._alter(prompt, rng) for _ in range(ALTERED))
         return list(dict.fromkeys(text for text in tries if text is not None)) or [NEUTRAL]
@@ -151,12 +151,14 @@ def _exchange(text: str, rng: np.random.Generator) -> str | None:
 
 
 def _checked(model: str) -> Path:
-    """Return a local open_clip folder after a look at what open_clip would not refuse: pickles, remote code."""
+    """Return a local open_clip folder after a look at what open_clip would let pass: pickles, remote code."""
     folder = model_folder(model)
     if folder is None:
         raise ModelError(f"no scorer {model!r}: write pocket:clip, a folder, or {HUB}OWNER/NAME")
     if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} holds no safetensors; open_clip would fall back to pickles, which run code")
+        raise ModelError(
+            f"{folder} holds no safetensors; open_clip would fall back to pickles, which run code"
+        )
     try:
         config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
         tokenizer = config["model_cfg"]["text_cfg"].get("tokenizer_kwargs", {})

@@ -107,7 +107,7 @@ def build_text_encoder(clip: CLIP) -> CLIPTextModel:
 
 def build_autoencoder(*, factor: int = LATENT_FACTOR, channels: int = LATENT_CHANNELS) -> AutoencoderKL:
     """Return an untrained autoencoder: (B, 3, 64, 64) in [-1, 1] to (B, channels, 64/factor, 64/factor)."""
-    widths = (32, 64, 64) if factor == 4 else (32, 64, 64, 64)
+    widths = (16, 32, 64) if factor == 4 else (16, 32, 64, 96)
     if len(widths) != math.log2(factor) + 1:
         raise ValueError(f"factor {factor} is not supported; use 4 or 8")
     return AutoencoderKL(
@@ -118,7 +118,7 @@ def build_autoencoder(*, factor: int = LATENT_FACTOR, channels: int = LATENT_CHA
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=8,
         mid_block_add_attention=False,
         sample_size=PICTURE_SIZE,
         scaling_factor=1.0,

@@ -41,7 +41,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 SCENES, DAMAGED, CAPTIONED = 40_000, 30_000, 20_000
 PLANS = {  # what the shipped weights were trained with; the model card has time and device
     "text": Plan(steps=2_400, batch=64, learning_rate=1e-3, weight_decay=0.05),
-    "autoencoder": Plan(steps=8_000, batch=4, learning_rate=1.2e-3, weight_decay=0.0),
+    "autoencoder": Plan(steps=7_000, batch=8, learning_rate=2e-3, weight_decay=0.0),
     "vision": Plan(steps=2_000, batch=64, learning_rate=1e-3, weight_decay=0.05),
     "edge": Plan(steps=4_000, batch=64, learning_rate=1e-3),
     "cloud": Plan(steps=4_000, batch=64, learning_rate=1e-3),

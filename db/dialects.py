@@ -1,0 +1,60 @@
+"""One text per statement for both databases: what differs is named in braces and filled in here.
+
+    {NOW}          the database's clock, integer milliseconds
+    {IDS}          the ids in parameter `ids` (from `pack_ids`) as a sub-select: any number of them
+    {LOCK}         row locks to the end of the transaction; on SQLite BEGIN IMMEDIATE has locked already
+    {SKIP_LOCKED}  the same, but rows that another transaction holds are left out
+    {SHARE}        lets others read and lock alike, but not change
+
+It knows no table.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, CursorResult, TextClause, text
+
+# Not unixepoch('subsec'): NULL before SQLite 3.42. Not now(): that is when the transaction began
+NOW = {
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    "postgresql": "CAST(extract(epoch FROM statement_timestamp()) * 1000 AS bigint)",
+}
+WORDS = {
+    "sqlite": {
+        "NOW": NOW["sqlite"],
+        "IDS": "(SELECT value FROM json_each(:ids))",
+        "LOCK": "",
+        "SKIP_LOCKED": "",
+        "SHARE": "",
+    },
+    "postgresql": {
+        "NOW": NOW["postgresql"],
+        "IDS": "(SELECT jsonb_array_elements_text(CAST(:ids AS jsonb)))",
+        "LOCK": "FOR NO KEY UPDATE",  # weaker than FOR UPDATE: foreign keys may still point at the row
+        "SKIP_LOCKED": "FOR NO KEY UPDATE SKIP LOCKED",
+        "SHARE": "FOR SHARE",
+    },
+}
+
+
+@lru_cache(maxsize=512)
+def _statement(dialect: str, statement: str) -> TextClause:
+    for word, meaning in WORDS[dialect].items():
+        statement = statement.replace("{" + word + "}", meaning)
+    return text(statement)
+
+
+def run(
+    connection: Connection,
+    statement: str,
+    parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+) -> CursorResult[Any]:
+    """Execute one statement; a list of parameters executes it once for each, and an empty list not at all."""
+    return connection.execute(_statement(connection.dialect.name, statement), parameters)
+
+
+def pack_ids(ids: Iterable[str]) -> str:
+    """Return ids as the parameter `ids` that `{IDS}` unpacks."""
+    return orjson.dumps(sorted(ids)).decode()

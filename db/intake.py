@@ -1,0 +1,167 @@
+"""Batches come in: opened once per key, filled in resumable steps, closed.
+
+It knows rows of `batch`, `rejected`, `job`, `budget`; how a file is read is `scheduler.intake`'s affair.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from db import ledger
+from db.dialects import pack_ids, run
+from routet2i.contracts import GenerationRequest, OpenedBatch, Rejection, new_id
+from routet2i.errors import Conflict, NotFound
+
+
+def open_batch(
+    connection: Connection,
+    *,
+    tenant: str,
+    idem_key: str,
+    body_sha256: str,
+    name: str,
+    budget_micro_usd: int | None,
+) -> OpenedBatch:
+    """Return the batch of this key, a new one if there is none; see `Repository.open_batch`."""
+    batch_id = new_id()
+    created = run(
+        connection,
+        """INSERT INTO batch(id, tenant, idem_key, body_sha256, name, state, n_accepted, n_rejected,
+                             cursor_line, created_ms)
+            VALUES(:id, :tenant, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW})
+            ON CONFLICT(tenant, idem_key) DO NOTHING""",
+        {
+            "id": batch_id,
+            "tenant": tenant,
+            "idem_key": idem_key,
+            "body_sha256": body_sha256,
+            "name": name,
+        },
+    )
+    if created.rowcount == 1:
+        ledger.open_account(connection, ledger.batch_account(batch_id), limit=budget_micro_usd)
+        return OpenedBatch(batch_id=batch_id, created=True, state="ingesting", cursor_line=0)
+    known = run(
+        connection,
+        """SELECT id, body_sha256, state, cursor_line FROM batch
+            WHERE tenant = :tenant AND idem_key = :idem_key""",
+        {"tenant": tenant, "idem_key": idem_key},
+    ).one()
+    if known.body_sha256 != body_sha256:
+        raise Conflict(
+            f"key {idem_key!r} was used before with another body (batch {known.id}); "
+            "choose another key, or submit what was submitted then"
+        )
+    return OpenedBatch(batch_id=known.id, created=False, state=known.state, cursor_line=known.cursor_line)
+
+
+def add_jobs(
+    connection: Connection,
+    batch_id: str,
+    requests: Sequence[GenerationRequest],
+    rejections: Sequence[Rejection],
+    *,
+    cursor_line: int,
+) -> tuple[Rejection, ...]:
+    """Add one step of a file; see `Repository.add_jobs`."""
+    before = run(
+        connection, "SELECT state, cursor_line FROM batch WHERE id = :id {LOCK}", {"id": batch_id}
+    ).one_or_none()
+    if before is None:
+        raise NotFound(f"no batch {batch_id}")
+    if before.cursor_line >= cursor_line:
+        return ()
+    if before.state != "ingesting":
+        raise Conflict(f"batch {batch_id} is {before.state}: it takes no more jobs")
+    rows = [_job(batch_id, request) for request in requests if request.line_no > before.cursor_line]
+    refused = [rejection for rejection in rejections if rejection.line_no > before.cursor_line]
+    twice = _insert(connection, batch_id, rows) if rows else ()
+    refused += twice
+    if refused:
+        run(
+            connection,
+            """INSERT INTO rejected(batch_id, line_no, reason, remedy, raw_sha256)
+                VALUES(:batch_id, :line_no, :reason, :remedy, :raw_sha256)""",
+            [
+                {
+                    "batch_id": batch_id,
+                    "line_no": rejection.line_no,
+                    "reason": rejection.reason,
+                    "remedy": rejection.remedy,
+                    "raw_sha256": rejection.raw_sha256,
+                }
+                for rejection in refused
+            ],
+        )
+    run(
+        connection,
+        """UPDATE batch SET cursor_line = :cursor_line, n_accepted = n_accepted + :accepted,
+            n_rejected = n_rejected + :rejected WHERE id = :id""",
+        {
+            "id": batch_id,
+            "cursor_line": cursor_line,
+            "accepted": len(rows) - len(twice),
+            "rejected": len(refused),
+        },
+    )
+    return tuple(twice)
+
+
+def _job(batch_id: str, request: GenerationRequest) -> dict[str, object]:
+    return {
+        "id": new_id(),
+        "batch_id": batch_id,
+        "seq": request.line_no,
+        "custom_id": request.custom_id,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "width": request.width,
+        "height": request.height,
+        "n": request.n,
+        "priority": request.priority,
+        "metadata": request.metadata,
+    }
+
+
+def _insert(
+    connection: Connection, batch_id: str, rows: Sequence[dict[str, object]]
+) -> tuple[Rejection, ...]:
+    """Insert jobs; return a rejection for each whose custom id the batch has already."""
+    inserted = run(
+        connection,
+        """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
+                           priority, metadata, not_before_ms, cancel_requested, state, created_ms)
+            VALUES(:id, :batch_id, :seq, :custom_id, :prompt, :negative_prompt, :seed, :width, :height, :n,
+                   :priority, :metadata, 0, 0, 'queued', {NOW})
+            ON CONFLICT(batch_id, custom_id) DO NOTHING""",
+        rows,
+    )
+    if inserted.rowcount == len(rows):
+        return ()
+    present = set(
+        run(
+            connection,
+            "SELECT id FROM job WHERE id IN {IDS}",
+            {"ids": pack_ids(str(row["id"]) for row in rows)},
+        ).scalars()
+    )
+    return tuple(
+        Rejection(
+            line_no=int(str(row["seq"])),
+            reason=f"custom_id {row['custom_id']!r} stands on an earlier line of this batch",
+            remedy="give each line a custom_id of its own",
+            raw_sha256="",
+        )
+        for row in rows
+        if row["id"] not in present
+    )
+
+
+def close_intake(connection: Connection, batch_id: str) -> None:
+    """Let windows see the batch; see `Repository.close_intake`."""
+    run(
+        connection,
+        "UPDATE batch SET state = 'open' WHERE id = :id AND state = 'ingesting'",
+        {"id": batch_id},
+    )

@@ -1,0 +1,168 @@
+"""The promises of reliability.md section 1, as SQL that finds what breaks them.
+
+Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4:
+there is no paid call yet) and not what a model makes of equal inputs (I10).
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from db.dialects import run
+from db.session import reading
+
+SHOWN = 20  # violations per check: a broken promise is rarely broken once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """One broken promise."""
+
+    invariant: str  # I1 to I9
+    detail: str  # which row, and what is wrong with it
+
+
+CHECKS = (  # (invariant, what is wrong, statement that returns one text per wrong row)
+    (
+        "I1",
+        "is done without an outcome",
+        """SELECT 'job ' || j.id FROM job j LEFT JOIN outcome o ON o.job_id = j.id
+            WHERE j.state = 'done' AND o.job_id IS NULL""",
+    ),
+    (
+        "I1",
+        "has an outcome but is not done",
+        "SELECT 'job ' || j.id FROM job j JOIN outcome o ON o.job_id = j.id WHERE j.state <> 'done'",
+    ),
+    (
+        "I1",
+        "is assigned to no living microbatch, so it would wait for ever",
+        """SELECT 'job ' || j.id FROM job j LEFT JOIN microbatch m ON m.id = j.microbatch_id
+            WHERE j.state = 'assigned' AND (m.id IS NULL OR m.state NOT IN ('ready', 'sent', 'claimed'))""",
+    ),
+    (
+        "I1",
+        "is queued but belongs to a microbatch",
+        "SELECT 'job ' || id FROM job WHERE state = 'queued' AND microbatch_id IS NOT NULL",
+    ),
+    (
+        "I1",
+        "is queued in a cancelled batch",
+        """SELECT 'job ' || j.id FROM job j JOIN batch b ON b.id = j.batch_id
+            WHERE j.state = 'queued' AND b.state = 'cancelled'""",
+    ),
+    (
+        "I2",
+        "has another number of jobs than it accepted",
+        """SELECT 'batch ' || b.id FROM batch b
+            WHERE b.n_accepted <> (SELECT count(*) FROM job j WHERE j.batch_id = b.id)""",
+    ),
+    (
+        "I2",
+        "has another number of rejections than it counted",
+        """SELECT 'batch ' || b.id FROM batch b
+            WHERE b.n_rejected <> (SELECT count(*) FROM rejected r WHERE r.batch_id = b.id)""",
+    ),
+    (
+        "I3",
+        "exceeds its limit",
+        """SELECT 'budget ' || id || '/' || period FROM budget
+            WHERE reserved < 0 OR spent < 0 OR reserved + spent > lim""",
+    ),
+    (
+        "I5",
+        "succeeded without all of its pictures",
+        """SELECT 'job ' || j.id FROM job j JOIN outcome o ON o.job_id = j.id
+            WHERE o.state = 'succeeded' AND j.n <> (SELECT count(*) FROM picture p WHERE p.job_id = j.id)""",
+    ),
+    (
+        "I6",
+        "has an outcome by a claim that never took it",
+        """SELECT 'job ' || o.job_id FROM outcome o LEFT JOIN attempt a
+            ON a.job_id = o.job_id AND a.microbatch_id = o.microbatch_id AND a.fence = o.fence
+            WHERE o.state <> 'cancelled' AND a.job_id IS NULL""",
+    ),
+    (
+        "I6",
+        "was attempted by a newer claim than the one that wrote its outcome",
+        """SELECT 'job ' || o.job_id FROM outcome o JOIN attempt a ON a.job_id = o.job_id
+            WHERE o.fence IS NOT NULL AND (
+                (a.microbatch_id = o.microbatch_id AND a.fence > o.fence)
+                OR (a.microbatch_id <> o.microbatch_id AND a.started_ms > o.at_ms))""",
+    ),
+    (
+        "I6",
+        "has an attempt that runs without a current claim",
+        """SELECT 'job ' || a.job_id FROM attempt a JOIN microbatch m ON m.id = a.microbatch_id
+            WHERE a.ended_ms IS NULL AND (m.state <> 'claimed' OR m.fence <> a.fence)""",
+    ),
+    (
+        "I7",
+        "is final but still holds money",
+        """SELECT 'microbatch ' || id FROM microbatch
+            WHERE reserved_left <> 0 AND state IN ('done', 'split', 'dead', 'cancelled')""",
+    ),
+    (
+        "I7",
+        "is not final but has no unfinished job",
+        """SELECT 'microbatch ' || m.id FROM microbatch m WHERE m.state IN ('ready', 'sent')
+            AND NOT EXISTS (
+                SELECT 1 FROM job j WHERE j.microbatch_id = m.id AND j.state = 'assigned')""",
+    ),
+    (
+        "I8",
+        "differs from the sum of its ledger lines",
+        """SELECT 'budget ' || b.id || '/' || b.period FROM budget b
+            WHERE b.reserved <> (SELECT COALESCE(sum(l.d_reserved), 0) FROM ledger l
+                                  WHERE l.budget_id = b.id AND l.period = b.period)
+               OR b.spent <> (SELECT COALESCE(sum(l.d_spent), 0) FROM ledger l
+                               WHERE l.budget_id = b.id AND l.period = b.period)""",
+    ),
+    (
+        "I8",
+        "holds another sum than its unfinished jobs were promised",
+        """SELECT 'microbatch ' || m.id FROM microbatch m
+            WHERE m.reserved_left <> (
+                SELECT COALESCE(sum(a.micro_usd), 0) FROM job j JOIN assignment a ON a.job_id = j.id
+                WHERE j.microbatch_id = m.id AND j.state = 'assigned')""",
+    ),
+    (
+        "I8",
+        "has reserved another sum than its microbatches hold",
+        """SELECT 'budget ' || b.id FROM budget b JOIN batch t ON b.id = 'batch:' || t.id
+            WHERE b.reserved <> (SELECT COALESCE(sum(m.reserved_left), 0) FROM microbatch m
+                                  WHERE m.batch_id = t.id)""",
+    ),
+    (
+        "I8",
+        "has spent another sum than its outcomes were charged",
+        """SELECT 'budget ' || b.id FROM budget b JOIN batch t ON b.id = 'batch:' || t.id
+            WHERE b.spent <> (SELECT COALESCE(sum(o.micro_usd), 0) FROM outcome o
+                               JOIN job j ON j.id = o.job_id WHERE j.batch_id = t.id)""",
+    ),
+    (
+        "I9",
+        "went to a microbatch of another tier than it was assigned to",
+        """SELECT 'job ' || j.id FROM job j JOIN assignment a ON a.job_id = j.id
+            JOIN microbatch m ON m.id = j.microbatch_id WHERE a.tier <> m.tier""",
+    ),
+    (
+        "I9",
+        "was attempted by a worker of another tier",
+        """SELECT 'job ' || a.job_id FROM attempt a JOIN microbatch m ON m.id = a.microbatch_id
+            JOIN worker w ON w.id = a.worker_id WHERE w.tier <> m.tier""",
+    ),
+)
+
+
+def check_invariants(engine: Engine) -> list[Violation]:
+    """Return what breaks I1 to I3 and I5 to I9 now, as far as SQL can see; an empty list is good news.
+
+    I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
+    """
+    with reading(engine) as connection:
+        return [
+            Violation(invariant=invariant, detail=f"{row} {wrong}")
+            for invariant, wrong, statement in CHECKS
+            for row in run(connection, f"{statement} LIMIT {SHOWN}").scalars()
+        ]

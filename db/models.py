@@ -1,0 +1,282 @@
+"""The tables: names, types, keys, limits. One comment per column.
+
+It knows no statement and no transaction (`db.repository` and its modules), no view and no trigger
+(`db/migrations`). Ids are UUID text, money is integer micro-USD, times are integer milliseconds since 1970 by
+the database's own clock.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_1_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+BIG_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only a key of type INTEGER
+
+batch = Table(
+    "batch",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),  # whose it is
+    Column("idem_key", Text, nullable=False),  # the submission's key: the same key is the same batch
+    Column("body_sha256", Text, nullable=False),  # of what was submitted under that key
+    Column("name", Text, nullable=False),  # for people
+    Column("state", Text, nullable=False),  # ingesting, open, cancelled
+    Column("n_accepted", Integer, nullable=False),  # lines that became jobs
+    Column("n_rejected", Integer, nullable=False),  # lines that did not
+    Column("cursor_line", Integer, nullable=False),  # last line whose fate is committed
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "idem_key"),
+    CheckConstraint("state IN ('ingesting', 'open', 'cancelled')", name="state"),
+)
+
+rejected = Table(
+    "rejected",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batch.id"), primary_key=True),
+    Column("line_no", Integer, primary_key=True),  # 1-based
+    Column("reason", Text, nullable=False),  # what is wrong, with the value
+    Column("remedy", Text, nullable=False),  # what to type instead
+    Column("raw_sha256", Text, nullable=False),  # of the line's bytes
+)
+
+decision_window = Table(
+    "decision_window",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("leader_term", BigInteger),  # the leader's term; NULL = decided without an election
+    Column("policy", Text, nullable=False),  # the allocator's rule
+    Column("predictor_name", Text, nullable=False),
+    Column("predictor_version", Text, nullable=False),
+    Column("n_assigned", Integer, nullable=False),  # jobs assigned, fallbacks included
+    Column("n_deferred", Integer, nullable=False),  # jobs left queued
+    Column("n_fallback", Integer, nullable=False),  # jobs the ledger sent to the fallback tier
+    Column("available_micro_usd", BigInteger),  # what it could spend; NULL = unlimited
+    Column("solve_us", BigInteger, nullable=False),  # microseconds the decision took
+    Column("committed_ms", BigInteger, nullable=False),
+)
+
+budget = Table(
+    "budget",
+    metadata,
+    Column("id", Text, primary_key=True),  # batch:<batch id>, or the deployment's own
+    Column("period", Text, primary_key=True),  # total, or the name of a span
+    Column("lim", BigInteger),  # never exceeded; NULL = unlimited
+    Column("reserved", BigInteger, nullable=False),  # held for assigned jobs
+    Column("spent", BigInteger, nullable=False),  # charged
+    CheckConstraint(
+        "reserved >= 0 AND spent >= 0 AND (lim IS NULL OR reserved + spent <= lim)", name="within_limit"
+    ),
+)
+
+microbatch = Table(
+    "microbatch",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("batch_id", Text, ForeignKey("batch.id"), nullable=False),
+    Column("window_id", Text, ForeignKey("decision_window.id"), nullable=False),  # that formed it
+    Column("tier", Text, nullable=False),
+    Column("width", Integer, nullable=False),  # pixels
+    Column("height", Integer, nullable=False),
+    Column("state", Text, nullable=False),  # contracts.MicrobatchState
+    Column("fence", Integer, nullable=False),  # grows with every claim and every loss of one
+    Column("lease_until_ms", BigInteger),  # end of the current claim; NULL = not claimed
+    Column("worker_id", Text),  # of the current or last claim
+    Column("sent_at_ms", BigInteger),  # last message
+    Column("deliveries", Integer, nullable=False),  # messages so far
+    Column("deaths", Integer, nullable=False),  # claims whose worker vanished
+    Column("period_budget_id", Text),  # the deployment's budget it draws on beside its batch's
+    Column("period", Text),  # the span of that budget it was reserved in
+    Column("reserved_left", BigInteger, nullable=False),  # of its reservation, neither charged nor released
+    Column("parent_id", Text, ForeignKey("microbatch.id")),  # that was split into this one
+    Column("created_ms", BigInteger, nullable=False),
+    Column("closed_ms", BigInteger),  # when it became final
+    ForeignKeyConstraint(["period_budget_id", "period"], ["budget.id", "budget.period"]),
+    CheckConstraint(
+        "state IN ('ready', 'sent', 'claimed', 'done', 'split', 'dead', 'cancelled')", name="state"
+    ),
+    CheckConstraint("reserved_left >= 0", name="reserved_left"),
+    CheckConstraint("(state = 'claimed') = (lease_until_ms IS NOT NULL)", name="lease"),
+    Index("ix_microbatch_tier_state", "tier", "state", "id"),
+    Index("ix_microbatch_batch", "batch_id"),
+    Index("ix_microbatch_window", "window_id"),
+    Index(
+        "ix_microbatch_lease",
+        "lease_until_ms",
+        sqlite_where=text("state = 'claimed'"),
+        postgresql_where=text("state = 'claimed'"),
+    ),
+    Index(
+        "ix_microbatch_sent",
+        "sent_at_ms",
+        sqlite_where=text("state = 'sent'"),
+        postgresql_where=text("state = 'sent'"),
+    ),
+    Index(
+        "ix_microbatch_reserved",
+        "state",
+        sqlite_where=text("reserved_left > 0"),
+        postgresql_where=text("reserved_left > 0"),
+    ),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("batch_id", Text, ForeignKey("batch.id"), nullable=False),
+    Column("seq", Integer, nullable=False),  # line of the user's file
+    Column("custom_id", Text, nullable=False),  # the user's own id; data, never a path
+    Column("prompt", Text, nullable=False),
+    Column("negative_prompt", Text),
+    Column("seed", BigInteger, nullable=False),  # of the first picture
+    Column("width", Integer),  # pixels; NULL = the tier's own
+    Column("height", Integer),
+    Column("n", Integer, nullable=False),  # pictures wanted
+    Column("priority", Integer, nullable=False),  # higher is sooner
+    Column("metadata", Text),  # the user's JSON object
+    Column("not_before_ms", BigInteger, nullable=False),  # no window takes it earlier
+    Column("defer_reason", Text),  # why the last window left it queued
+    Column("cancel_requested", Integer, nullable=False),  # 1 = its worker must drop it
+    Column("state", Text, nullable=False),  # queued, assigned, done (then `outcome` says how)
+    Column("microbatch_id", Text, ForeignKey("microbatch.id")),  # that has it now, or had it last
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("batch_id", "seq"),
+    UniqueConstraint("batch_id", "custom_id"),
+    CheckConstraint("state IN ('queued', 'assigned', 'done')", name="state"),
+    CheckConstraint("n >= 1", name="n"),
+    Index(
+        "ix_job_queue",
+        text("priority DESC"),
+        "batch_id",
+        "seq",
+        "n",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_job_microbatch",
+        "microbatch_id",
+        sqlite_where=text("microbatch_id IS NOT NULL"),
+        postgresql_where=text("microbatch_id IS NOT NULL"),
+    ),
+)
+
+assignment = Table(
+    "assignment",
+    metadata,
+    Column("job_id", Text, ForeignKey("job.id"), primary_key=True),
+    Column("window_id", Text, ForeignKey("decision_window.id"), nullable=False),
+    Column("tier", Text, nullable=False),  # the choice
+    Column("reason", Text, nullable=False),  # a code of scheduler.allocator.REASONS
+    Column("prs", Float, nullable=False),  # predicted superiority of edge over cloud, [0, 1]
+    Column("threshold", Float, nullable=False),  # below it a job goes to the cloud
+    Column("micro_usd", BigInteger, nullable=False),  # reserved for all its pictures
+    Column("scores", Text, nullable=False),  # JSON, tier -> metric -> predicted [0, 1]
+    sqlite_with_rowid=False,
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("job_id", Text, ForeignKey("job.id"), primary_key=True),
+    Column("microbatch_id", Text, ForeignKey("microbatch.id"), primary_key=True),
+    Column("fence", Integer, primary_key=True),  # of the claim
+    Column("worker_id", Text, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),  # the claim
+    Column("ended_ms", BigInteger),  # NULL = running; written once
+    Column("error_class", Text),  # NULL = it succeeded, or runs
+    Column("error", Text),
+    sqlite_with_rowid=False,
+)
+
+outcome = Table(
+    "outcome",
+    metadata,
+    Column("job_id", Text, ForeignKey("job.id"), primary_key=True),
+    Column("state", Text, nullable=False),  # succeeded, failed, cancelled
+    Column("tier", Text),  # NULL = cancelled before it was assigned
+    Column("microbatch_id", Text, ForeignKey("microbatch.id")),
+    Column("fence", Integer),  # of the claim that wrote it; NULL = cancelled without a claim
+    Column("micro_usd", BigInteger, nullable=False),  # charged
+    Column("seconds", Float, nullable=False),  # of the device
+    Column("model_id", Text),
+    Column("model_revision", Text),
+    Column("settings", Text),  # JSON: steps, guidance, dtype, device, versions
+    Column("error_class", Text),
+    Column("error", Text),
+    Column("at_ms", BigInteger, nullable=False),
+    CheckConstraint("state IN ('succeeded', 'failed', 'cancelled')", name="state"),
+    CheckConstraint("state = 'cancelled' OR fence IS NOT NULL", name="fence"),
+    sqlite_with_rowid=False,
+)
+
+picture = Table(
+    "picture",
+    metadata,
+    Column("job_id", Text, ForeignKey("outcome.job_id"), primary_key=True),
+    Column("idx", Integer, primary_key=True),  # 0-based among the job's pictures
+    Column("sha256", Text, nullable=False),  # of the PNG bytes: its name in the store
+    Column("seed", BigInteger, nullable=False),
+    Column("width", Integer, nullable=False),  # pixels
+    Column("height", Integer, nullable=False),
+    Column("scores", Text, nullable=False),  # JSON, metric -> measured [0, 1]
+    sqlite_with_rowid=False,
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True),  # order of posting
+    Column("event_id", Text, nullable=False),  # reserve:<microbatch>, settle:<job>, release:<either>
+    Column("budget_id", Text, nullable=False),  # an event is posted once to each budget it concerns
+    Column("period", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # reserve, settle, release
+    Column("d_reserved", BigInteger, nullable=False),  # change of budget.reserved
+    Column("d_spent", BigInteger, nullable=False),  # change of budget.spent
+    Column("at_ms", BigInteger, nullable=False),
+    ForeignKeyConstraint(["budget_id", "period"], ["budget.id", "budget.period"]),
+    UniqueConstraint("event_id", "budget_id", name="uq_ledger_event"),
+    CheckConstraint("kind IN ('reserve', 'settle', 'release')", name="kind"),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tier", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("version", Text, nullable=False),  # of this program
+    Column("state", Text, nullable=False),  # idle, busy, draining, stopped, lost
+    Column("started_ms", BigInteger, nullable=False),
+    Column("heartbeat_ms", BigInteger, nullable=False),
+    CheckConstraint("state IN ('idle', 'busy', 'draining', 'stopped', 'lost')", name="state"),
+)
+
+leader = Table(
+    "leader",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("term", BigInteger, nullable=False),  # grows with every election
+    Column("expires_ms", BigInteger, nullable=False),
+)

@@ -1,0 +1,261 @@
+"""Every verb on the database, each in one transaction that may be repeated without harm.
+
+A facade: it opens transactions; the statements stand in the module of their noun (`db.intake`, `db.windows`,
+`db.claims` ...). It knows no file, no model, no queue and no clock but the database's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Engine
+
+from db import cancelling, claims, dispatching, intake, leader, lookup, sweeping, windows, workers
+from db.session import reading, write
+from routet2i.contracts import (
+    CancelReport,
+    Claim,
+    GenerationRequest,
+    JobOutcome,
+    JobState,
+    OpenedBatch,
+    PeriodBudget,
+    RecordedWindow,
+    Rejection,
+    SentMicrobatch,
+    SweepReport,
+    WindowPlan,
+    WindowWork,
+)
+
+LOST_AFTER = 3  # heartbeats a worker may miss: two are lost in a slow model load, three are not
+
+
+class Repository:
+    """The database behind scheduler, workers and command line; it implements `routet2i.execution.Store`.
+
+    Every verb raises ServiceUnavailable if the database does not answer, SchemaMismatch without our tables.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    # intake
+
+    def open_batch(
+        self, *, tenant: str, idem_key: str, body_sha256: str, name: str, budget_micro_usd: int | None
+    ) -> OpenedBatch:
+        """Return the batch of this tenant and key: a new one in state `ingesting`, or the one opened before.
+
+        Args:
+            budget_micro_usd: its limit; None = unlimited.
+        Raises:
+            Conflict: the key was used with another body.
+        """
+        return write(
+            self.engine,
+            lambda c: intake.open_batch(
+                c,
+                tenant=tenant,
+                idem_key=idem_key,
+                body_sha256=body_sha256,
+                name=name,
+                budget_micro_usd=budget_micro_usd,
+            ),
+        )
+
+    def add_jobs(
+        self,
+        batch_id: str,
+        requests: Sequence[GenerationRequest],
+        rejections: Sequence[Rejection],
+        *,
+        cursor_line: int,
+    ) -> tuple[Rejection, ...]:
+        """Write one step of a file, up to `cursor_line`; lines that were committed before are left out.
+
+        Returns:
+            Requests refused here because an earlier line of the batch has their custom id; recorded too.
+        Raises:
+            NotFound: no such batch. Conflict: it takes no more jobs.
+        """
+        return write(
+            self.engine,
+            lambda c: intake.add_jobs(c, batch_id, requests, rejections, cursor_line=cursor_line),
+        )
+
+    def close_intake(self, batch_id: str) -> None:
+        """End a batch's intake: from now on windows see its jobs."""
+        write(self.engine, lambda c: intake.close_intake(c, batch_id))
+
+    # leader
+
+    def elect(self, *, holder: str, ttl_seconds: float) -> int | None:
+        """Become leader if nobody is; return the new term, or None."""
+        return write(self.engine, lambda c: leader.elect(c, holder=holder, ttl_seconds=ttl_seconds))
+
+    def keep_leading(self, *, holder: str, term: int, ttl_seconds: float) -> bool:
+        """Prolong a term; False if it has ended."""
+        return write(
+            self.engine,
+            lambda c: leader.keep_leading(c, holder=holder, term=term, ttl_seconds=ttl_seconds),
+        )
+
+    def resign(self, *, holder: str, term: int) -> None:
+        """End a term now."""
+        write(self.engine, lambda c: leader.resign(c, holder=holder, term=term))
+
+    # window and dispatch
+
+    def open_window(self, *, limit: int, period_budget: PeriodBudget | None = None) -> WindowWork | None:
+        """Read at most `limit` queued jobs of open batches, with their batches' money; None if nothing waits.
+
+        Highest priority first, then the oldest batch in file order. Nothing is written. With `period_budget`
+        the money of that period is read too.
+        """
+        with reading(self.engine) as connection:
+            return windows.open_window(connection, limit=limit, period_budget=period_budget)
+
+    def record_window(self, plan: WindowPlan) -> RecordedWindow:
+        """Write a plan in one transaction: window, reservations, microbatches `ready`, assignments.
+
+        A microbatch that the ledger refuses takes its fallback with reason `budget_guard`; refused again, its
+        jobs stay queued for a second with the reason `budget`. Jobs no longer queued are dropped.
+
+        Raises:
+            LeaseLost: another leader was elected after `plan.leader_term`.
+        """
+        return write(self.engine, lambda c: windows.record_window(c, plan))
+
+    def mark_sent(self, *, limits: Mapping[str, int]) -> Sequence[SentMicrobatch]:
+        """Mark the oldest ready microbatches sent, per tier at most `limit` less those sent already.
+
+        Publish their messages only after this returns: it has committed.
+        """
+        return write(self.engine, lambda c: dispatching.mark_sent(c, limits=limits))
+
+    # worker
+
+    def claim(self, microbatch_id: str, *, tier: str, worker: str, lease_seconds: float) -> Claim | None:
+        """Take a ready or sent microbatch of this tier; None if there is none (a duplicate message)."""
+        return write(
+            self.engine,
+            lambda c: claims.claim(c, microbatch_id, tier=tier, worker=worker, lease_seconds=lease_seconds),
+        )
+
+    def poll(self, *, tier: str, worker: str, lease_seconds: float) -> Claim | None:
+        """Take the oldest ready microbatch of this tier, without any message; None if none is ready."""
+        return write(
+            self.engine,
+            lambda c: claims.poll(c, tier=tier, worker=worker, lease_seconds=lease_seconds),
+        )
+
+    def renew(self, claim: Claim) -> bool:
+        """Prolong the lease; False if a newer claim exists or the microbatch is closed."""
+        return write(self.engine, lambda c: claims.hold(c, claim) is not None)
+
+    def cancelled(self, claim: Claim) -> frozenset[str]:
+        """Return the unfinished jobs of this claim that somebody asked to cancel."""
+        with reading(self.engine) as connection:
+            return claims.asked_to_cancel(connection, claim)
+
+    def record(self, claim: Claim, outcomes: Sequence[JobOutcome]) -> bool:
+        """Write outcomes, pictures, ends of attempts and money in one transaction; False if the fence is old.
+
+        Jobs that have an outcome already are skipped, so a repeat writes nothing and returns True.
+
+        Raises:
+            ValueError: an outcome charges more than was reserved for its job.
+        """
+        return write(self.engine, lambda c: claims.record(c, claim, outcomes))
+
+    def finish(self, claim: Claim) -> bool:
+        """Close a microbatch: cancel what was asked for, release the rest; False if the fence is old.
+
+        Raises:
+            RouteT2IError: a job has neither an outcome nor a wish to cancel it.
+        """
+        return write(self.engine, lambda c: claims.finish(c, claim))
+
+    def release(self, claim: Claim, *, reason: str) -> bool:
+        """Give an unfinished microbatch back without counting a death; False if the fence is old."""
+        return write(self.engine, lambda c: claims.release(c, claim, reason=reason))
+
+    def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
+        """Write a worker's heartbeat; `state` is idle, busy, draining or stopped."""
+        write(
+            self.engine,
+            lambda c: workers.beat(c, worker=worker, tier=tier, device=device, version=version, state=state),
+        )
+
+    def live_workers(self, *, within_seconds: float) -> Mapping[str, int]:
+        """Return tier -> workers, idle or busy, that were heard of within so many seconds."""
+        with reading(self.engine) as connection:
+            return workers.live_workers(connection, within_seconds=within_seconds)
+
+    # sweep
+
+    def sweep(self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float) -> SweepReport:
+        """Bring back what was lost: messages, claims of dead workers, money; each in its own transaction."""
+        resent = write(self.engine, lambda c: sweeping.resend(c, resend_seconds=resend_seconds))
+        with reading(self.engine) as connection:
+            ended = sweeping.expired_claims(connection)
+            forgotten = sweeping.forgotten(connection)
+        expired = [self._expire(microbatch_id, max_deaths=max_deaths) for microbatch_id in ended]
+        released = [self._release_forgotten(microbatch_id) for microbatch_id in forgotten]
+        lost = write(
+            self.engine,
+            lambda c: workers.mark_lost(c, silence_seconds=LOST_AFTER * heartbeat_seconds),
+        )
+        ours = [one for one in expired if one is not None]
+        return SweepReport(
+            resent=resent,
+            expired=len(ours),
+            split=sum(one.split for one in ours),
+            poisoned=sum(one.poisoned for one in ours),
+            released=sum(released),
+            lost_workers=lost,
+            cancelled=sum(one.cancelled for one in ours),
+        )
+
+    def _expire(self, microbatch_id: str, *, max_deaths: int) -> sweeping.Expired | None:
+        return write(self.engine, lambda c: sweeping.expire(c, microbatch_id, max_deaths=max_deaths))
+
+    def _release_forgotten(self, microbatch_id: str) -> bool:
+        return write(self.engine, lambda c: sweeping.release_forgotten(c, microbatch_id))
+
+    # cancel
+
+    def cancel_batch(self, batch_id: str) -> CancelReport:
+        """Cancel what is not final: at once where no worker has it, else it is asked of the worker.
+
+        Raises:
+            NotFound: no such batch.
+        """
+        return write(self.engine, lambda c: cancelling.cancel_batch(c, batch_id))
+
+    def cancel_job(self, job_id: str) -> JobState:
+        """Cancel one job; return what it was when asked (a final state: nothing was done).
+
+        Raises:
+            NotFound: no such job.
+        """
+        return write(self.engine, lambda c: cancelling.cancel_job(c, job_id))
+
+    # lookup
+
+    def resolve_batch(self, prefix: str) -> str:
+        """Return the batch that a unique prefix, a full id or `last` (the newest) means.
+
+        Raises:
+            NotFound: none or several; the text lists candidates.
+        """
+        with reading(self.engine) as connection:
+            return lookup.resolve_batch(connection, prefix)
+
+    def resolve_job(self, text: str, *, batch_id: str | None = None) -> str:
+        """Return the job that a full id, a custom id or a unique prefix of an id means.
+
+        Raises:
+            NotFound: none or several; the text lists candidates.
+        """
+        with reading(self.engine) as connection:
+            return lookup.resolve_job(connection, text, batch_id=batch_id)

@@ -1,0 +1,256 @@
+"""Engines, transactions and the schema's version, for SQLite and PostgreSQL.
+
+It knows how to connect, to begin, to try again and to translate a database's silence into our own errors. It
+knows no table: statements stand in the modules beside it. Nothing here prints an address or a parameter.
+"""
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+
+from routet2i.errors import SchemaMismatch, ServiceUnavailable
+
+T = TypeVar("T")
+
+BUSY_MS = 5_000  # how long SQLite waits for another writer; also PostgreSQL's lock_timeout
+STATEMENT_MS = 30_000  # longest statement on PostgreSQL: ten times the slowest we measured, rows in millions
+TRIES = 5  # of a transaction that lost against another one (busy, deadlock, serialization)
+AGAIN = ("40001", "40P01", "55P03")  # PostgreSQL: serialization failure, deadlock, lock not available
+UNDEFINED_TABLE = "42P01"
+MIGRATIONS = Path(__file__).parent / "migrations"
+UPGRADE_LOCK = 7_302_912  # any constant: one upgrade at a time on PostgreSQL
+REMEDY = "type: routet2i db upgrade"
+NEWER = "a newer program made it: update routet2i"
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine for a SQLAlchemy URL that names its driver; nothing is opened yet.
+
+    Raises:
+        ServiceUnavailable: no driver for this URL, or an SQLite older than 3.35 (no RETURNING).
+    """
+    target = make_url(url)
+    if target.get_backend_name() == "sqlite":
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise ServiceUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed")
+        engine = create_engine(target, connect_args={"timeout": BUSY_MS / 1000}, hide_parameters=True)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if target.get_backend_name() != "postgresql":
+        raise ServiceUnavailable(
+            f"database {target.get_backend_name()!r} is not served; use sqlite+pysqlite:// or postgresql+psycopg://"
+        )
+    limits = {
+        "statement_timeout": STATEMENT_MS,
+        "lock_timeout": BUSY_MS,
+        "idle_in_transaction_session_timeout": 2 * STATEMENT_MS,
+    }
+    try:
+        return create_engine(
+            target,
+            connect_args={
+                "connect_timeout": 5,
+                "keepalives_idle": 30,
+                "options": " ".join(f"-c {name}={value}" for name, value in limits.items()),
+            },
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+    except ModuleNotFoundError as error:
+        raise ServiceUnavailable(f"{error}; type: pip install 'routet2i[postgres]'") from error
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    """Give the driver's transactions to us, and set what reliability.md section 16 asks for."""
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={BUSY_MS}",
+        "foreign_keys=ON",
+        # trusted_schema stays on: before SQLite 3.41 it forbids json_extract, which the view needs
+        "cache_size=-65536",  # KiB: the indexes of a million jobs' hot end
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection inside one write transaction; commit at the end, roll back on any error.
+
+    Raises:
+        ServiceUnavailable: the database does not answer, or stays locked.
+        SchemaMismatch: it has not our tables.
+    """
+    with _translated(engine), engine.connect() as connection:
+        connection.execution_options(writes=True)
+        with _begun(connection):
+            yield connection
+
+
+@contextmanager
+def _begun(connection: Connection) -> Iterator[None]:
+    for left in reversed(range(TRIES)):
+        try:
+            begun = connection.begin()
+            break
+        except OperationalError as error:
+            if left == 0 or not _may_repeat(error):
+                raise
+            _pause(left)
+    with begun:
+        yield
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection that only reads, in one transaction: on SQLite, one consistent state.
+
+    Raises:
+        ServiceUnavailable, SchemaMismatch: as in `transaction`.
+    """
+    with _translated(engine), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+def write(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Run `work` in one write transaction, again from its start if another transaction won.
+
+    Args:
+        work: must be safe to repeat after a rollback, that is, change nothing but the database.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            with transaction(engine) as connection:
+                return work(connection)
+        except ServiceUnavailable as error:
+            cause = error.__cause__
+            if left == 0 or not isinstance(cause, DBAPIError) or not _may_repeat(cause):
+                raise
+            _pause(left)
+    raise AssertionError("unreachable")
+
+
+def _pause(left: int) -> None:
+    time.sleep(random.uniform(0.005, 0.05) * (TRIES - left))  # noqa: S311 - jitter, not a secret
+
+
+def _may_repeat(error: DBAPIError) -> bool:
+    """Whether the transaction merely lost against another one."""
+    return getattr(error.orig, "sqlstate", None) in AGAIN or "database is locked" in str(error.orig)
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, ProgrammingError) as error:
+        if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE:
+            raise SchemaMismatch(f"the database has not our tables; {REMEDY}") from error
+        if isinstance(error, ProgrammingError):
+            raise
+        raise ServiceUnavailable(
+            f"database {_address(engine)} does not answer: {_first_line(error)}; "
+            "check ROUTET2I_DATABASE_URL, or type: routet2i doctor"
+        ) from error
+
+
+def _address(engine: Engine) -> str:
+    """Return where the database is, without user, password or options."""
+    url = engine.url
+    return str(url.database) if url.host is None else f"{url.host}/{url.database}"
+
+
+def _first_line(error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
+
+
+def upgrade(engine_or_url: Engine | str) -> None:
+    """Bring the schema to this program's version; nothing to do is fine, and so are several at once.
+
+    Raises:
+        ServiceUnavailable: the database does not answer.
+        SchemaMismatch: it was made by a newer program.
+    """
+    engine = make_engine(engine_or_url) if isinstance(engine_or_url, str) else engine_or_url
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _migrate(engine, lambda config: command.upgrade(config, "head"))
+    finally:
+        if engine is not engine_or_url:
+            engine.dispose()
+
+
+def downgrade(engine: Engine) -> None:
+    """Remove every table, view and trigger of ours, with all data."""
+    _migrate(engine, lambda config: command.downgrade(config, "base"))
+
+
+def _migrate(engine: Engine, run: Callable[[Config], Any]) -> None:
+    config = _alembic()
+    with transaction(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
+        revision = _revision(connection)
+        if revision is not None and revision not in _known(config):
+            raise SchemaMismatch(
+                f"the database has schema {revision}, made by a newer program; update routet2i"
+            )
+        config.attributes["connection"] = connection
+        run(config)
+
+
+def check_schema(engine: Engine) -> None:
+    """Make sure that the schema is this program's.
+
+    Raises:
+        SchemaMismatch: it is older, newer, or missing; the text says what to type.
+        ServiceUnavailable: the database does not answer.
+    """
+    config = _alembic()
+    head = ScriptDirectory.from_config(config).get_current_head()
+    with reading(engine) as connection:
+        revision = _revision(connection)
+    if revision == head:
+        return
+    if revision is None:
+        raise SchemaMismatch(f"the database has not our tables; {REMEDY}")
+    if revision in _known(config):
+        raise SchemaMismatch(f"the database has schema {revision}, this program needs {head}; {REMEDY}")
+    raise SchemaMismatch(f"the database has schema {revision}; {NEWER}")
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _known(config: Config) -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision

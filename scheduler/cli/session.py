@@ -1,0 +1,46 @@
+"""What every command needs first: the settings, and the database they name.
+
+It knows how a command begins, not what it does.
+"""
+
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+
+from db.repository import Repository
+from db.session import check_schema, make_engine
+from routet2i.errors import SchemaMismatch, UsageError
+from routet2i.settings import Settings
+
+
+def read_settings(ctx: typer.Context) -> Settings:
+    """Return the settings; `--home` beats ROUTET2I_HOME.
+
+    Raises:
+        UsageError: a setting is wrong; names it.
+    """
+    home: Path | None = ctx.find_root().params.get("home")
+    try:
+        return Settings() if home is None else Settings(home=home)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"ROUTET2I_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()
+        )
+        raise UsageError(f"{wrong}; see the settings in README.md") from None  # the input may be a secret
+
+
+def open_repository(settings: Settings) -> Repository:
+    """Return the verbs on a database whose schema is ours.
+
+    Raises:
+        SchemaMismatch: there is no database yet, or its schema is another.
+        ServiceUnavailable: it does not answer.
+    """
+    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+        raise SchemaMismatch(
+            f"no database in {settings.home}; type: routet2i up (starts everything) or routet2i db upgrade"
+        )
+    engine = make_engine(settings.database)
+    check_schema(engine)
+    return Repository(engine)

@@ -1,0 +1,143 @@
+"""`up` and `demo`: everything on one machine, started, watched and drained.
+
+It prints and waits; processes are `scheduler.local`, the page is `scheduler.report`.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from db import audit
+from db.audit import BatchStatus
+from routet2i.contracts import new_id
+from routet2i.errors import IntakeError, ServiceUnavailable
+from scheduler.cli.batches import exit_code, micro_usd, print_submission
+from scheduler.cli.exits import Exit
+from scheduler.cli.interrupts import Interrupts
+from scheduler.cli.session import open_repository, read_settings
+from scheduler.cli.show import console, money, table
+from scheduler.cli.watch import watch
+from scheduler.doctor import refuse_broken
+from scheduler.local import READY_SECONDS, Stack
+from scheduler.report import write_report
+from scheduler.submit import submit_file
+
+LOOK_SECONDS = 0.25  # between two looks at the children
+DEMO_HOME = Path("demo")
+DEMO_FILE = Path("examples") / "prompts.jsonl"
+DEMO_USD = "3.50"  # 96 pictures: all edge $0.864, all cloud $6.24, half and half $3.552
+DEMO_WINDOW_JOBS = 24  # several windows of a small file: the budget is seen at work
+
+
+def up(ctx: typer.Context) -> None:
+    """Run everything on this machine: broker, scheduler, a worker per tier, Flower. Ctrl-C drains.
+
+    Example: routet2i up
+    """
+    settings = read_settings(ctx)
+    out = console()
+    with Interrupts() as interrupts:
+        stack = Stack(settings, say=lambda text: out.print(text, soft_wrap=True))
+        with _running(stack, interrupts=interrupts, out=out):
+            if not interrupts.stop.is_set():
+                out.print("ready; in another terminal: routet2i submit FILE --budget 2.50   (Ctrl-C drains)")
+            while not interrupts.stop.wait(LOOK_SECONDS):
+                stack.tend()
+
+
+@contextmanager
+def _running(stack: Stack, *, interrupts: Interrupts, out: Console) -> Iterator[None]:
+    """Start a stack, wait until it is ready, and drain it at the end, whatever happens between."""
+    refuse_broken(stack.settings)
+    stack.start()
+    try:
+        out.print(f"home {stack.settings.home.resolve()}, log {stack.log}", soft_wrap=True)
+        if stack.flower is not None:
+            access = stack.flower
+            out.print(f"Flower {access.url}  user {access.user}  password {access.password}", soft_wrap=True)
+        _await_ready(stack, interrupts=interrupts)
+        yield
+    finally:
+        out.print("draining: workers finish their microbatch (Ctrl-C again: kill them)", soft_wrap=True)
+        stack.stop(hurry=lambda: interrupts.hurried)
+        out.print("stopped")
+
+
+def _await_ready(stack: Stack, *, interrupts: Interrupts) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not stack.is_ready() and not interrupts.stop.wait(LOOK_SECONDS):
+        stack.tend()
+        if time.monotonic() > deadline:
+            raise ServiceUnavailable(
+                f"the workers are not ready after {READY_SECONDS:.0f} s; see {stack.log}"
+            )
+
+
+def demo(
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="Prompts of the shape world; default: examples/prompts.jsonl.")
+    ] = None,
+    budget: Annotated[str, typer.Option(metavar="USD", help="Limit of the batch.")] = DEMO_USD,
+) -> None:
+    """Start the stack, send the example prompts through both tiers under a budget, and write a report.
+
+    Every call submits a new batch. Without --home and ROUTET2I_HOME the home is ./demo.
+
+    Example: routet2i demo --budget 2.00
+    """
+    settings = read_settings(ctx)
+    if "home" not in settings.model_fields_set:
+        settings = settings.with_changes(home=DEMO_HOME)
+    if "window_jobs" not in settings.model_fields_set:
+        settings = settings.with_changes(window_jobs=DEMO_WINDOW_JOBS)
+    out = console()
+    limit = micro_usd(budget)
+    path = file or _example()
+    with Interrupts() as interrupts:
+        stack = Stack(settings, say=lambda text: out.print(text, soft_wrap=True))
+        with _running(stack, interrupts=interrupts, out=out):
+            repository = open_repository(settings)
+            submission = submit_file(
+                repository,
+                path,
+                tiers=settings.read_tiers(),
+                settings=settings,
+                budget_micro_usd=limit,
+                key=new_id(),  # a demonstration that finds its old batch would show nothing
+            )
+            print_submission(submission)
+            ended = watch(repository, submission.batch_id, console=out, stop=interrupts.stop, tend=stack.tend)
+        if not ended.complete:
+            raise typer.Exit(Exit.INTERRUPTED)
+    _print_outcome(ended, scores=audit.mean_scores(repository.engine, ended.batch_id), out=out)
+    page = write_report(repository, ended.batch_id, settings=settings)
+    out.print(f"report {page}", soft_wrap=True)
+    out.print(f"rows   routet2i --home {settings.home} results {ended.batch_id}", soft_wrap=True)
+    raise typer.Exit(exit_code(ended))
+
+
+def _example() -> Path:
+    """Return the example file of the working folder, or of the clone this program runs from."""
+    candidates = (DEMO_FILE, Path(__file__).parents[2] / DEMO_FILE)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise IntakeError(f"no {DEMO_FILE} here; run it in a clone, or name a file: routet2i demo FILE")
+
+
+def _print_outcome(ended: BatchStatus, *, scores: dict[str, dict[str, float]], out: Console) -> None:
+    """Print split, spend against budget, and mean scores per tier."""
+    jobs = sum(ended.by_tier.values()) or 1
+    tiers = sorted(ended.by_tier, reverse=True)  # edge before cloud
+    split = [(tier, ended.by_tier[tier], f"{ended.by_tier[tier] / jobs:.0%}") for tier in tiers]
+    out.print(table("split", columns=("tier", "jobs", "share"), rows=split))
+    out.print(f"spent {money(ended.spent_micro_usd)} of {money(ended.limit_micro_usd)}")
+    metrics = list(dict.fromkeys(metric for one in scores.values() for metric in one))
+    rows = [(metric, *(scores.get(tier, {}).get(metric) for tier in tiers)) for metric in metrics]
+    out.print(table("mean scores", columns=("metric", *tiers), rows=rows))

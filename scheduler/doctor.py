@@ -1,0 +1,229 @@
+"""Look at every part that a deployment needs, and say what to type where one is missing.
+
+Each check returns a finding and raises nothing. It changes nothing, starts nothing and loads no model; it
+knows what is wrong, not how it is printed.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from db.repository import Repository
+from db.session import check_schema, make_engine
+from routet2i.errors import ModelError, RouteT2IError, SchemaMismatch, UsageError
+from routet2i.pocket import folder
+from routet2i.settings import Settings
+from routet2i.tiers import POCKET
+from scheduler import broker
+from scheduler.local import find_broker, running
+from scheduler.predictor.interface import open_predictor
+from scheduler.service import LIVE_SECONDS
+
+BASE = ("celery", "kombu", "redis", "SQLAlchemy", "alembic", "pydantic-settings")
+MODELS = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "safetensors")
+MIN_FREE_BYTES = 1_000_000_000  # the workers' own low-water mark (reliability.md, section 8)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    level: Level
+    detail: str
+    remedy: str | None = None  # what to type
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Yield one finding per part, cheapest first."""
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        _python,
+        _packages,
+        _models,
+        _flower,
+        _tiers,
+        _metrics,
+        _predictor,
+        _pocket,
+        _home,
+        _database,
+        _broker,
+        _stack,
+        _workers,
+    )
+    for check in checks:
+        name = check.__name__.removeprefix("_")
+        try:
+            yield check(settings)
+        except RouteT2IError as error:
+            text, _, remedy = str(error).partition("; ")
+            yield _finding(name, Level.FAIL, text, remedy or None)
+
+
+def refuse_broken(settings: Settings) -> None:
+    """Make sure that a stack can work here, before it is started; database and broker come with it.
+
+    Raises:
+        ModelError: models, weights or the predictor's artefact are missing.
+        UsageError: something else is; both say what to type.
+    """
+    for finding in examine(settings):
+        if finding.level is Level.FAIL and finding.name not in ("database", "broker"):
+            kind = ModelError if finding.name in ("models", "pocket", "predictor") else UsageError
+            raise kind(f"{finding.name}: {finding.detail}; type: {finding.remedy or 'routet2i doctor'}")
+
+
+def _finding(name: str, level: Level, detail: str, remedy: str | None = None) -> Finding:
+    return Finding(name=name, level=level, detail=detail, remedy=remedy)
+
+
+def _python(_: Settings) -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    return _finding(
+        "python", Level.OK if good else Level.FAIL, found, None if good else "install Python 3.11 or newer"
+    )
+
+
+def _versions(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return installed packages as `name version`, and the names of those that are missing."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    return found, missing
+
+
+def _packages(_: Settings) -> Finding:
+    found, missing = _versions(BASE)
+    if missing:
+        return _finding("packages", Level.FAIL, f"missing: {', '.join(missing)}", "make setup")
+    return _finding("packages", Level.OK, ", ".join(found))
+
+
+def _models(settings: Settings) -> Finding:
+    found, missing = _versions(MODELS)
+    if not missing:
+        return _finding("models", Level.OK, ", ".join(found))
+    level = Level.WARN if settings.fake_models else Level.FAIL
+    return _finding("models", level, f"missing: {', '.join(missing)}", "pip install 'routet2i[models]'")
+
+
+def _flower(_: Settings) -> Finding:
+    found, missing = _versions(("flower",))
+    if missing:
+        return _finding("flower", Level.WARN, "not installed", "pip install 'routet2i[flower]'")
+    return _finding("flower", Level.OK, found[0])
+
+
+def _tiers(settings: Settings) -> Finding:
+    tiers = settings.read_tiers()
+    prices = ", ".join(
+        f"{name} ${tiers[name].micro_usd_per_image / 1e6:g} a picture" for name in (tiers.edge, tiers.cloud)
+    )
+    return _finding("tiers", Level.OK, f"{prices} ({tiers.source})")
+
+
+def _metrics(settings: Settings) -> Finding:
+    names = settings.read_metrics().names
+    return _finding("metrics", Level.OK, f"{len(names)}: {', '.join(names)}")
+
+
+def _predictor(settings: Settings) -> Finding:
+    predictor = open_predictor(settings.predictor, tiers=settings.read_tiers())
+    return _finding("predictor", Level.OK, f"{predictor.name} {predictor.version}")
+
+
+def _pocket(settings: Settings) -> Finding:
+    tiers = settings.read_tiers()
+    routed = [tiers[name].model for name in (tiers.edge, tiers.cloud)] + [settings.scorer]
+    needed = [model.removeprefix(POCKET) for model in routed if model.startswith(POCKET)]
+    try:
+        sizes = [_megabytes(folder(name)) for name in needed]
+    except ModelError as error:
+        level = Level.WARN if settings.fake_models else Level.FAIL
+        return _finding("pocket", level, str(error), "git checkout -- routet2i/pocket/weights")
+    text = ", ".join(f"{name} {size:.1f} MB" for name, size in zip(needed, sizes, strict=True))
+    return _finding("pocket", Level.OK, text or "not used by these tiers")
+
+
+def _megabytes(path: Path) -> float:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+
+
+def _home(settings: Settings) -> Finding:
+    home = settings.home.resolve()
+    existing = next(path for path in (home, *home.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return _finding("home", Level.FAIL, f"{existing} is not writable", "export ROUTET2I_HOME=FOLDER")
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE_BYTES:
+        return _finding("home", Level.FAIL, f"{free / 1e9:.1f} GB free in {existing}", "make room: 1 GB")
+    return _finding("home", Level.OK, f"{home}, {free / 1e9:.0f} GB free")
+
+
+def _database(settings: Settings) -> Finding:
+    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+        return _finding("database", Level.WARN, f"none yet in {settings.home}", "routet2i db upgrade")
+    engine = make_engine(settings.database)
+    try:
+        check_schema(engine)
+    except SchemaMismatch as error:
+        return _finding("database", Level.FAIL, str(error), "routet2i db upgrade")
+    finally:
+        engine.dispose()
+    return _finding("database", Level.OK, f"{engine.dialect.name}, schema is current")
+
+
+def _broker(settings: Settings) -> Finding:
+    if settings.broker_url is None and running(settings.home) is None:
+        return _finding("broker", Level.WARN, "embedded, not running now", "routet2i up")
+    url = find_broker(settings)
+    found = broker.check(url)
+    parts = urlsplit(url)
+    if parts.hostname not in LOOPBACK and (parts.scheme != "rediss" or not parts.password):
+        return _finding(
+            "broker", Level.WARN, f"{found} on {parts.hostname} without TLS or password", "use rediss://"
+        )
+    return _finding("broker", Level.OK, f"{found}, {broker.POLICY}")
+
+
+def _stack(settings: Settings) -> Finding:
+    stack = running(settings.home)
+    if stack is None:
+        return _finding("stack", Level.WARN, f"none runs in {settings.home}", "routet2i up")
+    flower = stack["flower"]["url"] if stack["flower"] else "no Flower"
+    return _finding("stack", Level.OK, f"process {stack['pid']}, {flower}, log {stack['log']}")
+
+
+def _workers(settings: Settings) -> Finding:
+    tiers = settings.read_tiers()
+    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+        return _finding("workers", Level.WARN, "none", "routet2i up")
+    engine = make_engine(settings.database)
+    try:
+        live = Repository(engine).live_workers(within_seconds=LIVE_SECONDS)
+    finally:
+        engine.dispose()
+    text = ", ".join(f"{name} {live.get(name, 0)}" for name in (tiers.edge, tiers.cloud))
+    silent = next((name for name in (tiers.edge, tiers.cloud) if not live.get(name)), None)
+    if silent is not None:
+        return _finding("workers", Level.WARN, text, f"routet2i up, or routet2i worker {silent}")
+    return _finding("workers", Level.OK, text)

@@ -1,0 +1,347 @@
+"""The scheduler's loop: open a window, predict, assign, pack, record, commit, dispatch; and sweep.
+
+One scheduler leads at a time, by a lease in the database; that only saves work, for every statement is right
+with two leaders as well. Messages go out from a thread of their own, so that a broker that hangs keeps no
+window from closing. It knows neither SQL nor how a prediction or a choice is made.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from routet2i.contracts import (
+    Assignment,
+    PeriodBudget,
+    RecordedWindow,
+    SweepReport,
+    WindowPlan,
+    WindowWork,
+    new_id,
+)
+from routet2i.errors import LeaseLost, ServiceUnavailable
+from routet2i.heartbeat import HEARTBEAT_SECONDS
+from routet2i.settings import Settings
+from routet2i.tiers import Tiers
+from scheduler.allocator import assign, pack
+from scheduler.budget import allowances, period_budget
+from scheduler.dispatch import Outbox, Publish, send_ready
+from scheduler.predictor.interface import Predictor
+
+POLICY = "threshold"  # name of the allocator's rule, stored with each window
+TTL_SECONDS = 15.0  # of the leader's lease (reliability.md, section 6)
+RENEW_SECONDS = 5.0  # two renewals may fail before the lease ends
+TRUST_SECONDS = TTL_SECONDS - 3.0  # after a renewal began: a margin for clocks and a slow answer
+ELECT_SECONDS = 1.0  # pause of a follower between two looks
+SWEEP_SECONDS = 1.0
+LIVE_SECONDS = 3 * HEARTBEAT_SECONDS  # a worker silent for longer is not counted
+RETRY_SECONDS = 1.0  # pause after a database that does not answer
+BUSY_SECONDS = 0.005  # pause of the dispatcher after a round that sent something
+IDLE_SECONDS = 0.2  # its longest pause: the time a freed slot may wait
+JOIN_SECONDS = 15.0  # a publish to a dead broker returns in less (reliability.md, section 5)
+
+_log = structlog.get_logger(__name__)
+
+
+class Windows(Protocol):
+    """What a window needs of `db.repository.Repository`."""
+
+    def open_window(self, *, limit: int, period_budget: PeriodBudget | None) -> WindowWork | None:
+        """Return the jobs that wait longest, with the money of their batches; None if no job waits."""
+
+    def record_window(self, plan: WindowPlan) -> RecordedWindow:
+        """Write a plan and reserve its money in one transaction; raises LeaseLost if the term has ended."""
+
+
+class Sweeps(Protocol):
+    """What a sweep needs of `db.repository.Repository`."""
+
+    def sweep(self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float) -> SweepReport:
+        """Bring back what was lost."""
+
+
+class SchedulerStore(Windows, Sweeps, Outbox, Protocol):
+    """All that a scheduler needs of `db.repository.Repository`."""
+
+    def elect(self, *, holder: str, ttl_seconds: float) -> int | None:
+        """Become leader if nobody is; the term, or None."""
+
+    def keep_leading(self, *, holder: str, term: int, ttl_seconds: float) -> bool:
+        """Prolong a term; False if it has ended."""
+
+    def resign(self, *, holder: str, term: int) -> None:
+        """End a term now."""
+
+    def live_workers(self, *, within_seconds: float) -> Mapping[str, int]:
+        """Return tier -> number of workers heard of lately."""
+
+
+def run_window(
+    repository: Windows,
+    predictor: Predictor,
+    *,
+    tiers: Tiers,
+    settings: Settings,
+    term: int | None,
+    now: float | None = None,
+) -> RecordedWindow | None:
+    """Run one decision round: open, predict, assign, pack, record.
+
+    Args:
+        term: of the leader that decides; None = nobody leads (tests, one-off runs).
+        now: Unix time in seconds that names the budget period; None = the clock's.
+    Returns:
+        What became of the plan, or None if no job waits.
+    Raises:
+        LeaseLost: another scheduler was elected meanwhile; nothing was written.
+        ServiceUnavailable: the database does not answer.
+    """
+    period = period_budget(
+        deployment=settings.deployment,
+        limit_micro_usd=settings.budget_micro_usd,
+        seconds=settings.budget_period_seconds,
+        now=time.time() if now is None else now,
+    )
+    work = repository.open_window(limit=settings.window_jobs, period_budget=period)
+    if work is None:
+        return None
+    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, period=period)
+    recorded = repository.record_window(plan)
+    _log.info(
+        "window",
+        window=recorded.window_id,
+        jobs=len(work.jobs),
+        assigned=recorded.assigned,
+        deferred=recorded.deferred,
+        fallback=recorded.fallback,
+        solve_us=plan.solve_us,
+    )
+    return recorded
+
+
+def decide(
+    work: WindowWork,
+    predictor: Predictor,
+    *,
+    tiers: Tiers,
+    settings: Settings,
+    term: int | None,
+    period: PeriodBudget | None,
+) -> WindowPlan:
+    """Return the plan for one window; touches nothing.
+
+    Each batch is decided by itself, under its own allowance and with its own threshold.
+    """
+    started = time.perf_counter_ns()
+    predictions = dict(
+        zip(
+            (job.job_id for job in work.jobs),
+            predictor.predict([job.prompt for job in work.jobs]),
+            strict=True,
+        )
+    )
+    jobs = {batch: [job for job in work.jobs if job.batch_id == batch] for batch in _batches(work)}
+    money = allowances(
+        work.funds,
+        pictures={batch: sum(job.n for job in own) for batch, own in jobs.items()},
+        edge_price=tiers[tiers.edge].micro_usd_per_image,
+        period=work.period,
+    )
+    assignments: dict[str, Assignment] = {}
+    deferred: list[tuple[str, str]] = []
+    for batch, own in jobs.items():
+        decision = assign(own, [predictions[job.job_id] for job in own], tiers=tiers, allowance=money[batch])
+        assignments |= {assignment.job_id: assignment for assignment in decision.assignments}
+        deferred += decision.deferred
+    in_order = [assignments[job.job_id] for job in work.jobs if job.job_id in assignments]
+    return WindowPlan(
+        window_id=new_id(),
+        microbatches=pack(in_order, work.jobs, tiers=tiers, microbatch_jobs=settings.microbatch_jobs),
+        policy=POLICY,
+        predictor_name=predictor.name,
+        predictor_version=predictor.version,
+        available_micro_usd=_total(money),
+        solve_us=(time.perf_counter_ns() - started) // 1000,
+        deferred=tuple(deferred),
+        leader_term=term,
+        period_budget=period,
+    )
+
+
+def _batches(work: WindowWork) -> list[str]:
+    return list(dict.fromkeys(job.batch_id for job in work.jobs))
+
+
+def _total(money: Mapping[str, int | None]) -> int | None:
+    """Return the sum; None if one batch has no limit."""
+    total = 0
+    for amount in money.values():
+        if amount is None:
+            return None
+        total += amount
+    return total
+
+
+def sweep(repository: Sweeps, *, settings: Settings) -> SweepReport:
+    """Bring back what was lost, by the settings' deadlines."""
+    report = repository.sweep(
+        resend_seconds=settings.resend_seconds,
+        max_deaths=settings.max_deaths,
+        heartbeat_seconds=HEARTBEAT_SECONDS,
+    )
+    if report != SweepReport():
+        _log.info("swept", **{name: getattr(report, name) for name in SweepReport.__slots__})
+    return report
+
+
+class Scheduler:
+    """The process that leads, or waits to lead."""
+
+    def __init__(
+        self,
+        repository: SchedulerStore,
+        predictor: Predictor,
+        *,
+        tiers: Tiers,
+        settings: Settings,
+        publish: Publish,
+        holder: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._repository = repository
+        self._predictor = predictor
+        self._tiers = tiers
+        self._settings = settings
+        self._publish = publish
+        self._holder = holder  # unique among schedulers, e.g. scheduler@host:pid
+        self._clock = clock
+        self._term: int | None = None
+        self._trusted_until = 0.0  # by `clock`
+        self._work_ready = threading.Event()  # wakes the dispatcher
+        self._ended = threading.Event()  # stops it
+        self._dispatch_error: Exception | None = None  # what stopped it
+
+    @property
+    def leads(self) -> bool:
+        """Whether this scheduler may decide now."""
+        return self._term is not None and self._clock() < self._trusted_until
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Lead whenever possible until `stop` is set; then finish the window, resign and return.
+
+        A database that does not answer is waited for. Any other error ends the loop and is raised, after
+        the leader's lease was given up.
+        """
+        self._ended.clear()
+        dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
+        dispatcher.start()
+        try:
+            self._lead_forever(stop)
+        finally:
+            self._ended.set()
+            self._work_ready.set()
+            self._resign()
+            dispatcher.join(JOIN_SECONDS)
+
+    def _lead_forever(self, stop: threading.Event) -> None:
+        window_due = sweep_due = renew_due = self._clock()
+        while not stop.is_set():
+            if self._dispatch_error is not None:
+                raise self._dispatch_error
+            try:
+                if self._clock() >= renew_due:
+                    renew_due = self._clock() + self._renew()
+                if self.leads and self._clock() >= sweep_due:
+                    sweep_due = self._clock() + SWEEP_SECONDS
+                    sweep(self._repository, settings=self._settings)
+                    self._work_ready.set()
+                if self.leads and self._clock() >= window_due:
+                    window_due = self._clock() + self._window()
+            except LeaseLost:
+                _log.warning("leadership_lost", term=self._term)
+                self._term = None
+                renew_due = self._clock() + ELECT_SECONDS
+            except ServiceUnavailable as error:
+                _log.warning("database_unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                stop.wait(RETRY_SECONDS)
+                continue
+            due = min(renew_due, sweep_due, window_due) if self.leads else renew_due
+            stop.wait(max(0.0, due - self._clock()))
+
+    def _renew(self) -> float:
+        """Become or stay leader; return the seconds until the next try."""
+        started = self._clock()
+        if self._term is not None:
+            kept = self._repository.keep_leading(
+                holder=self._holder, term=self._term, ttl_seconds=TTL_SECONDS
+            )
+            if not kept:
+                _log.warning("leadership_lost", term=self._term)
+                self._term = None
+        if self._term is None:
+            self._term = self._repository.elect(holder=self._holder, ttl_seconds=TTL_SECONDS)
+            if self._term is None:
+                return ELECT_SECONDS
+            _log.info("elected", holder=self._holder, term=self._term)
+        self._trusted_until = started + TRUST_SECONDS
+        return RENEW_SECONDS
+
+    def _window(self) -> float:
+        """Run a window; return the seconds until the next one: none at all if this one was full."""
+        recorded = run_window(
+            self._repository,
+            self._predictor,
+            tiers=self._tiers,
+            settings=self._settings,
+            term=self._term,
+        )
+        if recorded is None:
+            return self._settings.window_seconds
+        if recorded.assigned:
+            self._work_ready.set()
+        full = recorded.assigned + recorded.deferred >= self._settings.window_jobs
+        return 0.0 if full and recorded.assigned else self._settings.window_seconds
+
+    def _dispatch(self) -> None:
+        """Body of the dispatcher's thread: an error it cannot answer ends the whole scheduler."""
+        try:
+            self._dispatch_forever()
+        except Exception as error:
+            self._dispatch_error = error
+
+    def _dispatch_forever(self) -> None:
+        """Send what is ready while this scheduler leads."""
+        pause = BUSY_SECONDS
+        while not self._ended.is_set():
+            if self._work_ready.wait(pause):
+                self._work_ready.clear()
+            if not self.leads or self._ended.is_set():
+                pause = IDLE_SECONDS
+                continue
+            try:
+                published = send_ready(
+                    self._repository,
+                    publish=self._publish,
+                    tiers=self._tiers,
+                    sent_per_slot=self._settings.sent_per_slot,
+                    live=self._repository.live_workers(within_seconds=LIVE_SECONDS),
+                )
+            except ServiceUnavailable as error:
+                _log.warning("database_unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                self._ended.wait(RETRY_SECONDS)
+                continue
+            pause = BUSY_SECONDS if published else min(2 * pause, IDLE_SECONDS)
+
+    def _resign(self) -> None:
+        """Give the lease up, so that another scheduler need not wait for its end."""
+        if self._term is None:
+            return
+        term, self._term = self._term, None
+        try:
+            self._repository.resign(holder=self._holder, term=term)
+        except ServiceUnavailable as error:
+            _log.warning("not_resigned", error=str(error), ttl_seconds=TTL_SECONDS)
+        else:
+            _log.info("resigned", holder=self._holder, term=term)

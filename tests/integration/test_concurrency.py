@@ -1,0 +1,198 @@
+"""Two at once, on SQLite and PostgreSQL: one wins, nothing is lost, nothing is paid twice."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+
+from db import ledger
+from db.ledger import batch_account
+from db.session import write
+from routet2i.contracts import new_id
+
+T = TypeVar("T")
+
+
+def together(*calls: Callable[[], T]) -> Sequence[T]:
+    """Run the calls in threads that start at the same moment; return their results in order."""
+    barrier = threading.Barrier(len(calls), timeout=10)
+
+    def start(call: Callable[[], T]) -> T:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result(30) for future in [pool.submit(start, call) for call in calls]]
+
+
+ROUNDS = 5  # enough for both orders to happen; the state machine covers the orders one by one
+
+
+def test_of_two_claimers_one_wins(repository, shop):
+    for _ in range(ROUNDS):
+        # Given one ready microbatch
+        shop.submit(2)
+        shop.window()
+        # When two workers want it
+        claims = together(
+            *(
+                lambda name=name: repository.poll(tier="cloud", worker=name, lease_seconds=45)
+                for name in ("a", "b")
+            )
+        )
+        # Then one has it
+        assert sorted(claim is None for claim in claims) == [False, True]
+        assert shop.is_sound()
+
+
+def test_eight_threads_never_reserve_more_than_the_limit(repository, shop):
+    # Given money for ten reservations
+    batch_id = shop.submit(1, budget=100)
+    account = batch_account(batch_id)
+    granted: list[bool] = []
+
+    def reserve_ten() -> None:
+        for _ in range(10):
+            granted.append(
+                write(
+                    repository.engine,
+                    lambda c: ledger.reserve(c, new_id(), accounts=(account,), micro_usd=10),
+                )
+            )
+
+    # When eight threads want ten each
+    together(*[reserve_ten] * 8)
+    # Then ten are granted, and the ledger says the same
+    assert sum(granted) == 10
+    assert len(granted) == 80
+    assert shop.money(batch_id) == (100, 0)
+    assert shop.read("SELECT sum(d_reserved) FROM ledger") == 100
+
+
+def test_windows_of_two_leaders_share_budgets_without_deadlock(repository, shop):
+    for _ in range(ROUNDS):
+        # Given jobs of three batches, and two plans for the same jobs in opposite order
+        batches = [shop.submit(2, budget=1_000) for _ in range(3)]
+        work = repository.open_window(limit=100)
+        plans = [shop.plan(work, size=1), shop.plan(work, size=1)]
+        # When both leaders record theirs
+        windows = together(*(lambda plan=plan: repository.record_window(plan) for plan in plans))
+        # Then each job is assigned once
+        assert sum(window.assigned for window in windows) == 6
+        assert [shop.money(batch_id) for batch_id in batches] == [(130, 0)] * 3
+        assert shop.is_sound()
+
+
+def test_cancel_against_record_leaves_one_outcome_each(repository, shop):
+    for _ in range(ROUNDS):
+        # Given a running microbatch
+        batch_id = shop.submit(4)
+        shop.window()
+        claim = shop.poll()
+        # When it is cancelled while its worker records
+        _, recorded = together(
+            lambda batch_id=batch_id: repository.cancel_batch(batch_id),
+            lambda claim=claim: repository.record(claim, shop.outcomes(claim)),
+        )
+        # Then the worker, who had the jobs, decides
+        assert recorded
+        assert repository.finish(claim)
+        assert shop.states(batch_id) == {"succeeded": 4}
+        assert shop.money(batch_id) == (0, 260)
+        assert shop.is_sound()
+
+
+def test_cancel_against_claim_and_window_loses_no_job(repository, shop):
+    for _ in range(ROUNDS):
+        # Given a batch with a ready microbatch and a plan for the rest
+        batch_id = shop.submit(4)
+        repository.record_window(shop.plan(repository.open_window(limit=2)))
+        plan = shop.plan(repository.open_window(limit=10))
+        # When a worker claims, a window is recorded and the batch is cancelled, all at once
+        claim, _, report = together(
+            lambda: repository.poll(tier="cloud", worker="w", lease_seconds=45),
+            lambda plan=plan: repository.record_window(plan),
+            lambda batch_id=batch_id: repository.cancel_batch(batch_id),
+        )
+        # Then every job is cancelled, or asked of the worker that has it
+        assert report.cancelled + report.running == 4
+        assert (claim is None) == (report.running == 0)
+        if claim is not None:
+            assert repository.finish(claim)
+        assert shop.states(batch_id) == {"cancelled": 4}
+        assert shop.money(batch_id) == (0, 0)
+        assert shop.is_sound()
+
+
+def test_two_sweepers_count_one_death(repository, shop):
+    for _ in range(ROUNDS):
+        # Given an expired claim
+        batch_id = shop.submit(2)
+        shop.window()
+        shop.expire(shop.poll())
+        # When two sweepers find it
+        reports = together(shop.sweep, shop.sweep)
+        # Then one of them ends it
+        assert sum(report.expired for report in reports) == 1
+        assert shop.read("SELECT deaths FROM microbatch WHERE batch_id = :id", id=batch_id) == 1
+        assert shop.is_sound()
+        shop.work()
+
+
+def test_a_zombie_with_an_old_fence_is_refused_everything(repository, shop):
+    # Given a worker that slept through its lease, and a second claim of the same microbatch
+    batch_id = shop.submit(2)
+    shop.window()
+    zombie = shop.poll(worker="zombie")
+    shop.expire(zombie)
+    shop.sweep()
+    second = shop.poll(worker="second")
+    # When the first one wakes up
+    # Then nothing it writes counts
+    assert not repository.renew(zombie)
+    assert not repository.record(zombie, shop.outcomes(zombie))
+    assert not repository.finish(zombie)
+    assert not repository.release(zombie, reason="late")
+    assert repository.record(second, shop.outcomes(second))
+    assert repository.finish(second)
+    assert not repository.record(zombie, shop.outcomes(zombie))
+    assert shop.read("SELECT min(fence) FROM outcome") == second.fence
+    assert shop.states(batch_id) == {"succeeded": 2}
+    assert shop.is_sound()
+
+
+def test_intake_of_one_file_by_two_processes_is_one_batch(repository, shop):
+    opened = together(
+        *[
+            lambda: repository.open_batch(
+                tenant="t", idem_key="k", body_sha256="b", name="n", budget_micro_usd=9
+            )
+        ]
+        * 4
+    )
+    assert len({batch.batch_id for batch in opened}) == 1
+    assert sum(batch.created for batch in opened) == 1
+
+
+@pytest.mark.parametrize("workers", [4])
+def test_many_workers_finish_a_batch_with_one_outcome_each(workers, repository, shop):
+    # Given forty jobs in twenty microbatches
+    batch_id = shop.submit(40, budget=10_000)
+    shop.window(size=2)
+
+    def work() -> int:
+        done = 0
+        while (claim := repository.poll(tier="cloud", worker=new_id(), lease_seconds=45)) is not None:
+            assert repository.record(claim, shop.outcomes(claim))
+            assert repository.finish(claim)
+            done += len(claim.jobs)
+        return done
+
+    # When several workers empty the queue together
+    assert sum(together(*[work] * workers)) == 40
+    # Then each job was done once
+    assert shop.states(batch_id) == {"succeeded": 40}
+    assert shop.money(batch_id) == (0, 2_600)
+    assert shop.is_sound()

@@ -1,0 +1,144 @@
+"""The schema: up, down and up again; the same as `db.models`; and refused if it is not ours."""
+
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from db.models import metadata
+from db.repository import Repository
+from db.session import check_schema, downgrade, make_engine, transaction, upgrade
+from routet2i.errors import SchemaMismatch, ServiceUnavailable
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request, tmp_path) -> Engine:
+    """An engine on a database without tables."""
+    if request.param == "sqlite":
+        engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'new' / 'routet2i.db'}")
+        (tmp_path / "new").mkdir()
+    else:
+        engine = make_engine(request.getfixturevalue("empty_postgresql"))
+    yield engine
+    engine.dispose()
+
+
+def test_the_schema_goes_up_and_down_and_up(empty):
+    # When it goes up, twice
+    upgrade(empty)
+    upgrade(empty)
+    check_schema(empty)
+    # Then the view and all tables are there
+    assert set(metadata.tables) <= set(inspect(empty).get_table_names())
+    assert inspect(empty).get_view_names() == ["job_audit"]
+    # And down it leaves nothing but alembic's own table
+    downgrade(empty)
+    assert inspect(empty).get_table_names() == ["alembic_version"]
+    assert inspect(empty).get_view_names() == []
+    upgrade(empty)
+    check_schema(empty)
+
+
+def test_the_migrated_schema_equals_the_tables_in_models(engine):
+    def is_comparable(_object, name, _kind, _reflected, _other):
+        return name != "ix_job_queue"  # on an expression, which SQLAlchemy cannot reflect in SQLite
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"compare_type": True, "compare_server_default": True, "include_object": is_comparable},
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*expression-based index.*")
+            assert compare_metadata(context, metadata) == []
+
+
+def test_the_queue_index_exists_and_is_partial(engine):
+    # Given the index that the comparison above leaves out
+    catalogue = {
+        "sqlite": "SELECT sql FROM sqlite_master WHERE name = 'ix_job_queue'",
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_job_queue'",
+    }
+    with engine.connect() as connection:
+        definition = connection.execute(text(catalogue[engine.dialect.name])).scalar_one()
+    assert "priority DESC" in definition
+    assert "queued" in definition
+
+
+def test_several_processes_may_upgrade_at_once(empty):
+    barrier = threading.Barrier(3, timeout=10)
+
+    def start() -> None:
+        mine = make_engine(empty.url.render_as_string(hide_password=False))
+        barrier.wait()
+        upgrade(mine)
+        mine.dispose()
+
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(start) for _ in range(3)]:
+            future.result(30)
+    check_schema(empty)
+
+
+def test_a_database_without_our_tables_says_what_to_type(empty):
+    with pytest.raises(SchemaMismatch, match="routet2i db upgrade"):
+        check_schema(empty)
+    with pytest.raises(SchemaMismatch, match="routet2i db upgrade"):
+        Repository(empty).open_window(limit=1)
+
+
+def test_a_newer_schema_is_refused(empty):
+    # Given a schema of the future
+    upgrade(empty)
+    with transaction(empty) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    # Then neither work nor upgrade goes on
+    with pytest.raises(SchemaMismatch, match="newer"):
+        check_schema(empty)
+    with pytest.raises(SchemaMismatch, match="newer"):
+        upgrade(empty)
+
+
+def test_upgrade_makes_the_folder_of_an_sqlite_file(tmp_path):
+    url = f"sqlite+pysqlite:///{tmp_path / 'a' / 'b' / 'routet2i.db'}"
+    upgrade(url)
+    engine = make_engine(url)
+    check_schema(engine)
+    engine.dispose()
+
+
+def test_a_silent_database_is_named_without_its_secret():
+    # Given an address where nobody listens
+    engine = make_engine("postgresql+psycopg://user:s3cret@127.0.0.1:1/routet2i")
+    # When something is asked of it
+    with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1/routet2i does not answer") as caught:
+        Repository(engine).open_window(limit=1)
+    # Then the error tells where, and keeps the secret
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in str(caught.value.__cause__)
+
+
+def test_an_sqlite_file_that_cannot_be_opened_is_unavailable(tmp_path):
+    engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'missing' / 'routet2i.db'}")
+    with pytest.raises(ServiceUnavailable, match="unable to open"):
+        check_schema(engine)
+
+
+def test_another_kind_of_database_is_refused():
+    with pytest.raises(ServiceUnavailable, match="mysql"):
+        make_engine("mysql+pymysql://localhost/routet2i")
+
+
+def test_sqlite_is_set_to_lose_nothing(tmp_path):
+    engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'routet2i.db'}")
+    with engine.connect() as connection:
+        settings = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    engine.dispose()
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}

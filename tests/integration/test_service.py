@@ -1,0 +1,433 @@
+"""The scheduler's loop on real databases; a worker is played by calling claim, record and finish."""
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from routet2i.contracts import JobOutcome, JobState, Picture, Prediction
+from routet2i.errors import LeaseLost, ServiceUnavailable
+from routet2i.settings import Settings
+from routet2i.tiers import packaged, read_tiers
+from scheduler.predictor.interface import Random
+from scheduler.service import Scheduler, run_window, sweep
+from scheduler.submit import submit_file
+
+TIERS = read_tiers(packaged("pocket"))  # edge 9,000 and cloud 65,000 micro-dollars a picture
+SQLITE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+DEADLINE = 30.0  # seconds; far more than any of this takes
+
+
+class ByNumber:
+    """A predictor for prompts that end in their PRS in percent."""
+
+    name = "by_number"
+    version = "test"
+
+    def predict(self, prompts):
+        return [Prediction(prs=int(prompt.split()[-1]) / 100) for prompt in prompts]
+
+
+class FakeWorker:
+    """Takes messages as a queue does, and renders each at once; tells when enough jobs are done."""
+
+    def __init__(self, repository, *, expected=10**9):
+        self._repository = repository
+        self._expected = expected
+        self.done = threading.Event()
+        self.tiers = Counter()
+
+    def __call__(self, microbatch, profile):
+        claim = self._repository.claim(
+            microbatch.microbatch_id, tier=profile.name, worker=f"fake-{profile.name}", lease_seconds=30
+        )
+        self._repository.record(claim, [self._outcome(job, claim) for job in claim.jobs])
+        assert self._repository.finish(claim)
+        self.tiers[profile.name] += len(claim.jobs)
+        if self.tiers.total() >= self._expected:
+            self.done.set()
+
+    @staticmethod
+    def _outcome(job, claim):
+        pictures = tuple(
+            Picture(
+                index=i,
+                seed=job.seed + i,
+                sha256=hashlib.sha256(f"{job.job_id} {i}".encode()).hexdigest(),
+                width=claim.width,
+                height=claim.height,
+                scores={"detail": 0.5},
+            )
+            for i in range(job.n)
+        )
+        return JobOutcome(
+            job_id=job.job_id, state=JobState.SUCCEEDED, micro_usd=job.micro_usd, pictures=pictures
+        )
+
+
+def submit(repository, tmp_path, prompts, *, budget=None, name="prompts.txt"):
+    path = tmp_path / name
+    path.write_text("".join(f"{prompt}\n" for prompt in prompts))
+    return submit_file(repository, path, tiers=TIERS, settings=Settings(), budget_micro_usd=budget).batch_id
+
+
+def rows(repository, query, **values):
+    with repository.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query), values)]
+
+
+def decisions(repository):
+    """tier, reason, prs, threshold per job, in file order."""
+    return rows(
+        repository,
+        "SELECT a.tier, a.reason, a.prs, a.threshold FROM assignment a JOIN job j ON j.id = a.job_id "
+        "ORDER BY j.seq",
+    )
+
+
+def window(repository, predictor=None, *, now=0.0, term=None, **settings):
+    return run_window(
+        repository, predictor or ByNumber(), tiers=TIERS, settings=Settings(**settings), term=term, now=now
+    )
+
+
+def make_scheduler(repository, publish, *, holder="one", **settings):
+    return Scheduler(
+        repository,
+        Random(),
+        tiers=TIERS,
+        settings=Settings(**({"window_seconds": 0.05} | settings)),
+        publish=publish,
+        holder=holder,
+    )
+
+
+class Running:
+    """A scheduler in a thread, stopped at the end of the block; its error is raised there."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.stop = threading.Event()
+        self.error = None
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        try:
+            self.scheduler.run_forever(self.stop)
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def end(self):
+        self.stop.set()
+        self.thread.join(DEADLINE)
+        assert not self.thread.is_alive()
+
+    def __exit__(self, *_):
+        self.end()
+        if self.error is not None:
+            raise self.error
+
+
+def until(condition):
+    """Wait for a condition with a deadline."""
+    pause, deadline = threading.Event(), time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        pause.wait(0.01)
+
+
+# --- one window ------------------------------------------------------------------------------------------
+
+
+def test_nothing_queued_is_no_window(repository):
+    assert window(repository) is None
+
+
+def test_a_window_is_recorded_with_reasons_threshold_and_predictor(repository, tmp_path):
+    # Given four jobs and money for the edge price of all and one upgrade (56,000)
+    submit(repository, tmp_path, ["a 10", "b 20", "c 60", "d 30"], budget=4 * 9000 + 60_000)
+    # When a window is run
+    recorded = window(repository)
+    # Then the job with the lowest PRS is upgraded, and each row tells why
+    assert (recorded.assigned, recorded.deferred, recorded.fallback) == (4, 0, 0)
+    assert decisions(repository) == [
+        ("cloud", "predicted_better_on_cloud", 0.1, 0.2),
+        ("edge", "cloud_money_short", 0.2, 0.2),
+        ("edge", "predicted_better_on_edge", 0.6, 0.2),
+        ("edge", "cloud_money_short", 0.3, 0.2),
+    ]
+    assert rows(
+        repository,
+        "SELECT policy, predictor_name, predictor_version, available_micro_usd FROM decision_window",
+    ) == [("threshold", "by_number", "test", 96_000)]
+
+
+def test_money_that_one_window_leaves_is_spent_by_the_next(repository, tmp_path):
+    # Given a first window of jobs that are better on the edge, and a second one of the others
+    submit(repository, tmp_path, ["a 90", "b 90", "c 10", "d 20"], budget=4 * 9000 + 2 * 56_000)
+    for _ in range(2):
+        window(repository, window_jobs=2)
+    # Then the second may spend all that is left, and it is enough for both
+    assert [tier for tier, *_ in decisions(repository)] == ["edge", "edge", "cloud", "cloud"]
+
+
+def test_each_batch_of_a_window_has_its_own_threshold(repository, tmp_path):
+    submit(repository, tmp_path, ["a 10", "b 20"], budget=2 * 9000, name="poor.txt")
+    submit(repository, tmp_path, ["c 10", "d 20"], budget=None, name="rich.txt")
+    window(repository)
+    assert sorted({(tier, threshold) for tier, _, _, threshold in decisions(repository)}) == [
+        ("cloud", 0.5),
+        ("edge", 0.1),
+    ]
+
+
+def test_a_window_of_an_old_term_writes_nothing(repository, tmp_path):
+    # Given a leader that was replaced
+    submit(repository, tmp_path, ["a 10"])
+    old = repository.elect(holder="old", ttl_seconds=15)
+    repository.resign(holder="old", term=old)
+    until(lambda: repository.elect(holder="new", ttl_seconds=15) is not None)
+    # When it still closes its window
+    with pytest.raises(LeaseLost):
+        window(repository, term=old)
+    # Then the job still waits
+    assert decisions(repository) == []
+    assert window(repository, term=old + 1).assigned == 1
+
+
+def test_a_deployments_budget_defers_jobs_until_its_next_period(repository, tmp_path):
+    # Given 30,000 per hour for the whole deployment, and five jobs of 9,000 without a limit of their own
+    limits = {"budget_micro_usd": 30_000, "budget_period_seconds": 3600}
+    submit(repository, tmp_path, [f"p{i} 10" for i in range(5)])
+    # When windows are run in the first hour
+    first = window(repository, now=10.0, **limits)
+    # Then three are drawn on the edge, and two wait for money
+    assert (first.assigned, first.deferred) == (3, 2)
+    assert rows(repository, "SELECT defer_reason FROM job WHERE state = 'queued'") == [("budget",)] * 2
+    assert {tier for tier, *_ in decisions(repository)} == {"edge"}
+    # When they come up again in the same hour, they go on waiting
+    waiting = []
+    until(lambda: waiting or waiting.extend(filter(None, [window(repository, now=20.0, **limits)])))
+    assert (waiting[0].assigned, waiting[0].deferred) == (0, 2)
+    # When the next hour begins, they are drawn
+    recorded = []
+    until(lambda: recorded or recorded.extend(filter(None, [window(repository, now=3600.0, **limits)])))
+    assert (recorded[0].assigned, recorded[0].deferred) == (2, 0)
+    assert rows(
+        repository, "SELECT period, reserved FROM budget WHERE id = 'deployment:default' ORDER BY period"
+    ) == [("0", 27_000), ("3600", 18_000)]
+
+
+def test_what_the_ledger_refuses_falls_back_to_the_edge(repository, tmp_path):
+    # Given a second leader that reserved the money while this one decided
+    batch_id = submit(repository, tmp_path, ["a 10"], budget=70_000)
+
+    class Late:
+        def open_window(self, **options):
+            work = repository.open_window(**options)
+            with repository.engine.begin() as connection:
+                connection.execute(
+                    text("UPDATE budget SET reserved = reserved + 10000 WHERE id = :id"),
+                    {"id": f"batch:{batch_id}"},
+                )
+            return work
+
+        def record_window(self, plan):
+            return repository.record_window(plan)
+
+    # When the window is recorded
+    recorded = window(Late())
+    # Then the guard refuses the cloud and grants the edge, with the prediction it was chosen by
+    assert (recorded.assigned, recorded.fallback) == (1, 1)
+    assert decisions(repository) == [("edge", "budget_guard", 0.1, 0.5)]
+
+
+# --- the loop --------------------------------------------------------------------------------------------
+
+
+def test_a_whole_batch_goes_through_windows_within_its_budget(repository, tmp_path):
+    # Given 60 jobs in windows of 16 and money for some cloud pictures
+    budget = 60 * 9000 + 10 * 56_000
+    batch_id = submit(repository, tmp_path, [f"prompt {i}" for i in range(60)], budget=budget)
+    worker = FakeWorker(repository, expected=60)
+    # When a scheduler runs until all are done
+    with Running(make_scheduler(repository, worker, window_jobs=16, microbatch_jobs=4)):
+        assert worker.done.wait(DEADLINE)
+    # Then every job has one outcome, both tiers were used, and the money adds up
+    assert rows(repository, "SELECT state, count(*) FROM outcome GROUP BY state") == [("succeeded", 60)]
+    assert worker.tiers["cloud"] > 0
+    ((limit, reserved, spent),) = rows(
+        repository, "SELECT lim, reserved, spent FROM budget WHERE id = :id", id=f"batch:{batch_id}"
+    )
+    assert (limit, reserved) == (budget, 0)
+    assert spent == worker.tiers["edge"] * 9000 + worker.tiers["cloud"] * 65_000 <= budget
+    # And the leader has resigned: the next one need not wait
+    assert repository.elect(holder="next", ttl_seconds=15) == 2
+
+
+def test_jobs_that_come_while_it_runs_are_taken_up(repository, tmp_path):
+    worker = FakeWorker(repository, expected=3)
+    with Running(make_scheduler(repository, worker)) as running:
+        until(lambda: running.scheduler.leads)
+        submit(repository, tmp_path, ["a", "b", "c"])
+        assert worker.done.wait(DEADLINE)
+
+
+@SQLITE
+def test_of_two_schedulers_one_leads_and_the_other_takes_over(repository, tmp_path):
+    # Given a leader
+    first = make_scheduler(repository, FakeWorker(repository), holder="first")
+    worker = FakeWorker(repository, expected=4)
+    second = make_scheduler(repository, worker, holder="second")
+    with Running(first) as leading:
+        until(lambda: first.leads)
+        with Running(second):
+            # When a batch comes, the leader alone handles it
+            submit(repository, tmp_path, ["a", "b"])
+            until(lambda: rows(repository, "SELECT count(*) FROM outcome") == [(2,)])
+            assert (first.leads, second.leads) == (True, False)
+            assert not worker.tiers
+            # When the leader stops, the other goes on in a new term
+            leading.end()
+            submit(repository, tmp_path, ["c", "d", "e", "f"], name="more.txt")
+            assert worker.done.wait(DEADLINE)
+            assert second.leads
+    assert rows(repository, "SELECT DISTINCT leader_term FROM decision_window ORDER BY 1") == [(1,), (2,)]
+
+
+@SQLITE
+@pytest.mark.parametrize("leads", [True, False])
+def test_it_stops_at_once(repository, leads):
+    # Given a scheduler that leads, or one that waits to
+    if not leads:
+        repository.elect(holder="other", ttl_seconds=15)
+    scheduler = make_scheduler(repository, FakeWorker(repository), window_seconds=30.0)
+    looked = threading.Event()
+    scheduler._repository = Spy(repository, looked)
+    running = Running(scheduler)
+    with running:
+        assert looked.wait(DEADLINE)
+        # When it is stopped
+        begun = time.monotonic()
+        running.end()
+    # Then it ends at once: the limit of 1 s leaves room for a busy machine, 0.2 s is the aim
+    assert time.monotonic() - begun < 1.0
+    assert not scheduler.leads
+
+
+class Spy:
+    """The real repository; tells when a scheduler has tried to lead."""
+
+    def __init__(self, repository, looked):
+        self._repository = repository
+        self._looked = looked
+
+    def elect(self, **options):
+        term = self._repository.elect(**options)
+        self._looked.set()
+        return term
+
+    def __getattr__(self, name):
+        return getattr(self._repository, name)
+
+
+@SQLITE
+def test_a_database_that_comes_back_is_waited_for(repository, tmp_path, monkeypatch):
+    # Given a database that does not answer the first look of each kind
+    monkeypatch.setattr("scheduler.service.RETRY_SECONDS", 0.01)
+    failed = Counter()
+
+    class Shaky:
+        def __getattr__(self, name):
+            verb = getattr(repository, name)
+
+            def shaky(*arguments, **options):
+                if failed[name] < 1:
+                    failed[name] += 1
+                    raise ServiceUnavailable("the database does not answer")
+                return verb(*arguments, **options)
+
+            return shaky
+
+    submit(repository, tmp_path, ["a", "b"])
+    worker = FakeWorker(repository, expected=2)
+    # When a scheduler runs
+    with Running(make_scheduler(Shaky(), worker)):
+        # Then the work is done all the same
+        assert worker.done.wait(DEADLINE)
+    assert {"elect", "open_window", "record_window", "mark_sent", "sweep"} <= set(failed)
+
+
+@SQLITE
+def test_a_leader_that_was_replaced_goes_on_as_a_follower(repository, tmp_path):
+    # Given a leader whose lease another one has taken
+    scheduler = make_scheduler(repository, FakeWorker(repository))
+    with Running(scheduler) as running:
+        until(lambda: scheduler.leads)
+        with repository.engine.begin() as connection:
+            connection.execute(text("UPDATE leader SET holder = 'other', term = term + 1"))
+        # When it closes its next window
+        submit(repository, tmp_path, ["a"])
+        # Then it decides nothing more
+        until(lambda: not scheduler.leads)
+        assert decisions(repository) == []
+        assert running.thread.is_alive()
+
+
+@SQLITE
+@pytest.mark.parametrize("verb", ["open_window", "mark_sent"])
+def test_an_error_it_cannot_answer_ends_it_and_gives_the_lease_up(repository, tmp_path, verb):
+    # Given a defect in the loop or in the dispatcher's thread
+    class Broken:
+        def __getattr__(self, name):
+            return self._fail if name == verb else getattr(repository, name)
+
+        def _fail(self, **_):
+            raise ZeroDivisionError
+
+    running = Running(make_scheduler(Broken(), FakeWorker(repository)))
+    # Then it ends with that error, and another one may lead at once
+    with pytest.raises(ZeroDivisionError), running:
+        running.thread.join(DEADLINE)
+    until(lambda: repository.elect(holder="next", ttl_seconds=15) == 2)
+
+
+@SQLITE
+def test_a_silent_microbatch_is_sent_again(repository, tmp_path):
+    # Given a queue that loses the first message
+    worker = FakeWorker(repository, expected=1)
+    lost = []
+
+    def forgetful(microbatch, profile):
+        if not lost:
+            lost.append(microbatch)
+            return
+        worker(microbatch, profile)
+
+    submit(repository, tmp_path, ["a"])
+    # When the sweeper looks for silence of half a second
+    with Running(make_scheduler(repository, forgetful, resend_seconds=0.5)):
+        # Then the job is done all the same
+        assert worker.done.wait(DEADLINE)
+    assert lost
+
+
+def test_a_sweep_passes_the_settings_on_and_returns_what_it_found(repository):
+    seen = {}
+
+    class Recording:
+        def sweep(self, **options):
+            seen.update(options)
+            return repository.sweep(**options)
+
+    report = sweep(Recording(), settings=Settings(resend_seconds=7, max_deaths=2))
+    assert seen == {"resend_seconds": 7.0, "max_deaths": 2, "heartbeat_seconds": 5.0}
+    assert report == replace(report, resent=0)

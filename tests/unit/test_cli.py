@@ -1,0 +1,256 @@
+"""The command line on SQLite without a stack: arguments, tables, JSON, CSV and exit codes."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from db.repository import Repository
+from db.session import make_engine
+from routet2i.errors import UsageError
+from scheduler.cli import make_app
+from scheduler.cli.batches import micro_usd
+from scheduler.cli.exits import MEANING, Exit
+from scheduler.cli.show import FORMULA, clean, money, safe_cell, write_csv
+
+Cli = Callable[..., Result]
+COMMANDS = ("demo", "up", "submit", "status", "results", "audit", "cancel", "doctor", "worker", "scheduler")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run a command in a home of its own."""
+    runner = CliRunner()
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        return runner.invoke(make_app(), ["--home", str(tmp_path / "home"), *arguments], input=text)
+
+    return run
+
+
+@pytest.fixture
+def ready(cli: Cli) -> Cli:
+    """The same, with a database."""
+    assert cli("db", "upgrade").exit_code == 0
+    return cli
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Two good lines and a bad one."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(
+        '{"custom_id": "one", "prompt": "a red circle"}\n{"prompt": ""}\n{"prompt": "=1+1 [bold]"}\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("db", "upgrade"), ("db", "current")])
+def test_every_command_explains_itself_with_an_example(cli: Cli, command: tuple[str, ...]) -> None:
+    # When help is asked for
+    shown = cli(*command, "--help")
+    # Then it has an example that begins with the command itself
+    assert shown.exit_code == 0
+    assert f"Example: routet2i {' '.join(command)}" in " ".join(shown.output.replace("│", " ").split())
+
+
+def test_without_a_database_a_command_says_what_to_type(cli: Cli, file: Path) -> None:
+    # When something is submitted to an empty home
+    refused = cli("submit", str(file))
+    # Then it is one line with the remedy, and nothing was made
+    assert refused.exit_code == Exit.UNAVAILABLE
+    assert "routet2i db upgrade" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_submit_reports_bad_lines_and_exits_with_7(ready: Cli, file: Path) -> None:
+    # When a file with a bad line is submitted
+    submitted = ready("submit", str(file), "--budget", "1")
+    # Then good lines are accepted, the bad one has line, reason and remedy, and the next step is named
+    assert submitted.exit_code == Exit.REJECTED
+    assert "accepted 2, rejected 1" in submitted.output
+    assert "the prompt is empty" in submitted.output
+    assert "routet2i status" in submitted.output
+
+
+def test_submit_reads_standard_input(ready: Cli) -> None:
+    # When prompts come by a pipe
+    submitted = ready("submit", "-", "--format", "text", "--json", text="a red circle\na blue star\n")
+    # Then they are a batch
+    assert submitted.exit_code == Exit.OK, submitted.output
+    assert json.loads(submitted.stdout)["accepted"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--budget", "much"), Exit.USAGE),
+        (("--budget", "0.001"), Exit.BUDGET),
+        (("--format", "xml"), Exit.USAGE),
+        (("--nonsense",), Exit.USAGE),
+    ],
+)
+def test_a_refused_submission_has_its_own_exit_code_and_writes_nothing(
+    ready: Cli, file: Path, arguments: tuple[str, ...], code: Exit
+) -> None:
+    # When a submission is wrong
+    refused = ready("submit", str(file), *arguments)
+    # Then it is refused, and no batch exists
+    assert refused.exit_code == code
+    assert json.loads(ready("status", "--json").stdout) == []
+
+
+def test_a_key_with_another_body_is_a_conflict(ready: Cli, file: Path) -> None:
+    # Given a submission with a key
+    ready("submit", str(file), "--key", "mine")
+    # When the key comes with another budget
+    refused = ready("submit", str(file), "--key", "mine", "--budget", "5")
+    # Then it is refused
+    assert refused.exit_code == Exit.CONFLICT
+
+
+def test_a_wrong_setting_is_named(ready: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a setting that is no number
+    monkeypatch.setenv("ROUTET2I_WINDOW_JOBS", "many")
+    # When a command reads the settings
+    refused = ready("status")
+    # Then the setting is named
+    assert refused.exit_code == Exit.USAGE
+    assert "ROUTET2I_WINDOW_JOBS" in refused.stderr
+
+
+def test_status_shows_one_batch_or_all(ready: Cli, file: Path) -> None:
+    # Given a batch
+    ready("submit", str(file), "--budget", "1", "--name", "mine")
+    # When its status is asked for, by people and by programs
+    one, all_of_them = ready("status", "last"), ready("status")
+    found = json.loads(ready("status", "last", "--json").stdout)
+    # Then it is queued, with its budget, and a hint since no worker lives
+    assert "0 of 2 done" in one.output
+    assert "routet2i up" in one.output
+    assert "mine" in all_of_them.output
+    assert (found["by_state"]["queued"], found["limit_micro_usd"], found["complete"]) == (2, 1_000_000, False)
+
+
+def test_results_come_as_table_jsonl_and_safe_csv(ready: Cli, file: Path, tmp_path: Path) -> None:
+    # Given a batch with a prompt that a spreadsheet would run
+    ready("submit", str(file))
+    # When results are asked for
+    shown = ready("results", "last")
+    lines = [json.loads(line) for line in ready("results", "last", "--format", "jsonl").stdout.splitlines()]
+    written = tmp_path / "results.csv"
+    ready("results", "last", "--format", "csv", "--output", str(written))
+    # Then all have both rows, square brackets are text, and the formula is disarmed
+    assert "=1+1 [bold]" in shown.output
+    assert [line["custom_id"] for line in lines] == ["one", "line-3"]
+    text = written.read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[1]["prompt"] == "'=1+1 [bold]"
+    assert all(line.startswith('"') and line.endswith('"') for line in text.splitlines())
+
+
+def test_audit_tells_a_job_that_waits(ready: Cli, file: Path) -> None:
+    # Given a queued job
+    ready("submit", str(file))
+    # When its story is asked for, by custom_id
+    told = ready("audit", "one")
+    # Then it says so
+    assert "a red circle" in told.output
+    assert "no window has looked at it yet" in told.output
+
+
+def test_cancel_ends_a_job_and_then_the_batch(ready: Cli, file: Path, tmp_path: Path) -> None:
+    # Given a batch
+    ready("submit", str(file))
+    # When one job is cancelled, and then the batch
+    job = json.loads(ready("cancel", "--job", "one", "--json").stdout)
+    report = json.loads(ready("cancel", "last", "--json").stdout)["report"]
+    # Then both had waited, and a watcher is told with 8
+    assert job["was"] == "queued"
+    assert (report["cancelled"], report["already_final"]) == (1, 1)
+    assert ready("status", "last", "--watch").exit_code == Exit.FAILED
+
+
+@pytest.mark.parametrize("arguments", [("cancel",), ("audit", "nobody"), ("results", "nobody")])
+def test_what_does_not_exist_is_a_usage_error(ready: Cli, arguments: tuple[str, ...]) -> None:
+    # When something unknown is named
+    # Then the exit code says that the user can mend it
+    assert ready(*arguments).exit_code == Exit.USAGE
+
+
+def test_doctor_prints_a_line_per_part_and_fails_only_on_failures(
+    ready: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a home without models, and then a tier file that does not exist
+    monkeypatch.setenv("ROUTET2I_FAKE_MODELS", "1")
+    monkeypatch.setenv("ROUTET2I_PREDICTOR", "constant")
+    # When doctor looks
+    well = ready("doctor", "--json")
+    monkeypatch.setenv("ROUTET2I_TIERS", "nowhere.toml")
+    broken = ready("doctor")
+    # Then warnings are fine, a failure is not, and it says what to do
+    levels = {one["name"]: one["level"] for one in json.loads(well.stdout)}
+    assert well.exit_code == Exit.OK
+    assert levels["database"] == "ok"
+    assert levels["workers"] == "warn"
+    assert broken.exit_code == Exit.UNEXPECTED
+    assert "ROUTET2I_TIERS" in broken.output
+
+
+@pytest.mark.parametrize("command", [("worker", "edge"), ("scheduler",)])
+def test_a_process_without_a_broker_says_what_to_type(ready: Cli, command: tuple[str, ...]) -> None:
+    # When a process is started and nothing runs in this home
+    refused = ready(*command)
+    # Then it names the two ways out
+    assert refused.exit_code == Exit.UNAVAILABLE
+    assert "routet2i up" in refused.stderr
+    assert "ROUTET2I_BROKER_URL" in refused.stderr
+
+
+def test_a_newer_schema_is_told_apart_from_a_missing_one(ready: Cli, tmp_path: Path) -> None:
+    # Given a database
+    engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'home' / 'routet2i.db'}")
+    assert Repository(engine).live_workers(within_seconds=1) == {}
+    engine.dispose()
+    # When its schema is asked for
+    shown = ready("db", "current", "--json")
+    # Then it is current, and the address has no password
+    assert json.loads(shown.stdout)["current"] is True
+
+
+def test_every_exit_code_has_a_meaning() -> None:
+    assert set(MEANING) == set(Exit)
+
+
+@given(st.integers(min_value=0, max_value=10**12))
+def test_money_survives_being_printed_and_read(amount: int) -> None:
+    assert micro_usd(money(amount)) == amount
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1e30", "0.0000001", "two"])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no amount"):
+        micro_usd(text)
+
+
+@given(st.text())
+def test_a_cleaned_text_is_one_line_that_moves_no_cursor(text: str) -> None:
+    shown = clean(text)
+    assert shown.isprintable() or not (set(shown) & set("\n\r\x1b\u202e"))
+
+
+@given(st.text())
+def test_no_csv_cell_begins_with_a_formula_sign(text: str) -> None:
+    # When any text is written as a cell
+    stream = io.StringIO()
+    write_csv([{"a": text}], columns=["a"], stream=stream)
+    # Then a spreadsheet finds no formula, and the text is whole behind at most one apostrophe
+    cell = safe_cell(text)
+    assert not cell.startswith(FORMULA)
+    assert cell.removeprefix("'") == text or cell == text

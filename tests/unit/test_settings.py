@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from routet2i.settings import Settings
+
+
+def test_the_default_is_sqlite_in_the_home_and_the_packaged_pair(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings()
+    assert settings.database == f"sqlite+pysqlite:///{tmp_path}/.routet2i/routet2i.db"
+    assert settings.pictures == tmp_path / ".routet2i" / "images"
+    assert settings.read_tiers().edge == "edge"
+    assert len(settings.read_metrics().names) == 11
+
+
+def test_the_environment_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTET2I_DATABASE_URL", "postgresql+psycopg://me:secret@host/db")
+    monkeypatch.setenv("ROUTET2I_LEASE_SECONDS", "3")
+    monkeypatch.setenv("ROUTET2I_FAKE_MODELS", "1")
+    settings = Settings()
+    assert settings.database == "postgresql+psycopg://me:secret@host/db"
+    assert settings.lease_seconds == 3
+    assert settings.fake_models
+
+
+def test_a_secret_is_not_in_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTET2I_BROKER_URL", "redis://:canary@host")
+    settings = Settings()
+    assert "canary" not in repr(settings)
+    assert "canary" not in settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LEASE_SECONDS", "0"), ("WINDOW_JOBS", "many"), ("DEPLOYMENT", "a b"), ("LOG_FORMAT", "xml")],
+)
+def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"ROUTET2I_{name}", value)
+    with pytest.raises(ValidationError):
+        Settings()

@@ -1,0 +1,247 @@
+"""Submitting: priced before it is written, repeatable, and continued where it was cut off. On SQLite."""
+
+import io
+import json
+import os
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from routet2i.errors import BudgetTooSmall, Conflict, IntakeError
+from routet2i.settings import Settings
+from routet2i.tiers import packaged, read_tiers
+from scheduler import submit
+from scheduler.submit import submit_file
+
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+TIERS = read_tiers(packaged("pocket"))  # edge: 9,000 micro-dollars a picture
+
+
+def run(repository, path, **options):
+    options = {"tiers": TIERS, "settings": Settings(), "budget_micro_usd": None} | options
+    return submit_file(repository, path, **options)
+
+
+def jobs(repository, columns="seq, custom_id, prompt, seed"):
+    with repository.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(f"SELECT {columns} FROM job ORDER BY seq"))]
+
+
+def count(repository, table):
+    with repository.engine.connect() as connection:
+        return connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+
+
+def lines(number):
+    return "".join(json.dumps({"prompt": f"a red circle {i}"}) + "\n" for i in range(number))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "prompts.jsonl"
+
+
+class Crash(Exception):
+    """What a repository raises whose process dies."""
+
+
+class Recording:
+    """The real repository; remembers the lines it is given."""
+
+    def __init__(self, repository):
+        self._repository = repository
+        self.lines = []
+
+    def add_jobs(self, batch_id, requests, rejections, *, cursor_line):
+        self.lines += sorted(item.line_no for item in [*requests, *rejections])
+        return self._repository.add_jobs(batch_id, requests, rejections, cursor_line=cursor_line)
+
+    def __getattr__(self, name):
+        return getattr(self._repository, name)
+
+
+class Crashing:
+    """The real repository, cut off before the k-th add_jobs, or right after its commit."""
+
+    def __init__(self, repository, *, at, after_commit=False):
+        self._repository = repository
+        self._left = at
+        self._after_commit = after_commit
+
+    def add_jobs(self, *arguments, **options):
+        self._left -= 1
+        if self._left > 0:
+            return self._repository.add_jobs(*arguments, **options)
+        if self._after_commit:
+            self._repository.add_jobs(*arguments, **options)
+        raise Crash
+
+    def __getattr__(self, name):
+        return getattr(self._repository, name)
+
+
+def test_good_lines_become_jobs_and_bad_ones_are_reported(repository, path):
+    path.write_text('{"prompt": "a"}\n{"promt": "b"}\n\n{"prompt": "c", "n": 3}\n')
+    submission = run(repository, path, budget_micro_usd=36_000)
+    assert (submission.accepted, submission.pictures, submission.rejected_count) == (2, 4, 1)
+    assert submission.floor_micro_usd == 36_000
+    assert [rejection.line_no for rejection in submission.rejected] == [2]
+    assert (submission.created, submission.name) == (True, "prompts.jsonl")
+    assert [(seq, custom_id, prompt) for seq, custom_id, prompt, _ in jobs(repository)] == [
+        (1, "line-1", "a"),
+        (4, "line-4", "c"),
+    ]
+    assert repository.open_window(limit=10).funds[submission.batch_id].limit == 36_000
+
+
+def test_the_same_file_and_budget_is_the_same_batch(repository, path):
+    path.write_text(lines(3))
+    first, second = run(repository, path), run(repository, path)
+    assert second.batch_id == first.batch_id
+    assert (first.created, second.created) == (True, False)
+    assert (second.accepted, second.rejected_count) == (3, 0)
+    assert count(repository, "job") == 3
+
+
+def test_another_budget_or_format_is_another_batch(repository, path):
+    path.write_text("[1]\n")
+    ids = {
+        run(repository, path, **options).batch_id
+        for options in ({}, {"budget_micro_usd": 10**9}, {"fmt": "text"}, {"tenant": "other"})
+    }
+    assert len(ids) == 4
+
+
+def test_a_key_used_with_another_file_is_a_conflict(repository, path):
+    path.write_text(lines(1))
+    run(repository, path, key="mine")
+    path.write_text(lines(2))
+    with pytest.raises(Conflict):
+        run(repository, path, key="mine")
+
+
+def test_a_budget_below_the_edge_price_is_refused_before_anything_is_written(repository, path):
+    path.write_text(lines(4))
+    with pytest.raises(BudgetTooSmall) as refused:
+        run(repository, path, budget_micro_usd=35_999)
+    assert "$0.035999 does not cover 4 pictures at $0.009 each on tier edge; type --budget 0.036" in str(
+        refused.value
+    )
+    assert count(repository, "batch") == 0
+    assert run(repository, path, budget_micro_usd=36_000).accepted == 4
+
+
+def test_a_file_without_a_good_line_is_a_batch_that_is_complete(repository, path):
+    path.write_text("nonsense\n")
+    submission = run(repository, path, budget_micro_usd=0)
+    assert (submission.accepted, submission.rejected_count) == (0, 1)
+    assert count(repository, "rejected") == 1
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file_is_refused(repository, path, content):
+    path.write_text(content)
+    with pytest.raises(IntakeError, match=r"no prompts in .*prompts\.jsonl"):
+        run(repository, path)
+    assert count(repository, "batch") == 0
+
+
+def test_a_file_that_is_not_there_is_refused(repository, path):
+    with pytest.raises(IntakeError, match=r"cannot read .*prompts\.jsonl: No such file"):
+        run(repository, path)
+    with pytest.raises(IntakeError, match="Is a directory"):
+        run(repository, path.parent, fmt="text")
+
+
+def test_a_file_of_another_kind_is_named_in_the_refusal(repository, tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text("seed\n1\n")
+    with pytest.raises(IntakeError, match=r"prompts\.csv: the CSV header: no column 'prompt'"):
+        run(repository, path)
+
+
+def test_standard_input_is_json_lines_unless_said_otherwise(repository, monkeypatch):
+    for content, fmt, prompt in ((lines(1), None, "a red circle 0"), ("a cat\n", "text", "a cat")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        submission = run(repository, None, fmt=fmt)
+        assert (submission.name, submission.accepted) == ("stdin", 1)
+        assert prompt in {row[2] for row in jobs(repository)}
+
+
+def test_a_named_pipe_can_be_submitted(repository, tmp_path):
+    # Given a pipe that somebody writes into
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(lines(3)))
+    writer.start()
+    # When it is submitted
+    submission = run(repository, pipe)
+    writer.join()
+    # Then it could be read twice all the same
+    assert submission.accepted == 3
+
+
+def test_seeds_depend_on_the_file_and_the_line_only(repository, path):
+    path.write_text(lines(2))
+    run(repository, path)
+    run(repository, path, budget_micro_usd=10**9)
+    seeds = [seed for _, _, _, seed in jobs(repository)]
+    assert len(seeds) == 4
+    assert len(set(seeds)) == 2
+
+
+def test_progress_is_told_after_each_commit(repository, path, monkeypatch):
+    monkeypatch.setattr(submit, "LINES_PER_COMMIT", 4)
+    path.write_text(lines(10))
+    told = []
+    run(repository, path, progress=lambda *done: told.append((*done, count(repository, "job"))))
+    assert told == [(4, 10, 4), (8, 10, 8), (10, 10, 10)]
+
+
+@pytest.mark.parametrize("after_commit", [False, True])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_submission_cut_off_is_continued_by_the_same_command(
+    repository, path, monkeypatch, at, after_commit
+):
+    # Given a file of three transactions, and a process that dies at one of them
+    monkeypatch.setattr(submit, "LINES_PER_COMMIT", 4)
+    path.write_text(lines(5) + "bad\n" + lines(5))
+    with pytest.raises(Crash):
+        run(Crashing(repository, at=at, after_commit=after_commit), path)
+    # Then no window sees a job of it
+    assert repository.open_window(limit=100) is None
+    # When the same command is given again, it writes only what is behind the last commit
+    recording = Recording(repository)
+    submission = run(recording, path)
+    committed = 4 * (at if after_commit else at - 1)
+    assert recording.lines == list(range(committed + 1, 12))
+    # Then every line is there once, and windows see them
+    assert [seq for (seq,) in jobs(repository, "seq")] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert (count(repository, "batch"), count(repository, "rejected")) == (1, 1)
+    assert len(repository.open_window(limit=100).jobs) == 10
+    assert (submission.created, submission.accepted) == (True, 10)
+
+
+def test_a_file_that_changes_between_the_two_readings_opens_no_window(repository, path):
+    # Given somebody who writes to the file as soon as the batch is opened
+    class Meddled:
+        def open_batch(self, **options):
+            path.write_text(lines(7))
+            return repository.open_batch(**options)
+
+        def __getattr__(self, name):
+            return getattr(repository, name)
+
+    path.write_text(lines(3))
+    with pytest.raises(IntakeError, match="changed while it was read"):
+        run(Meddled(), path)
+    assert repository.open_window(limit=100) is None
+
+
+def test_only_the_first_rejections_are_carried_and_all_are_counted(repository, path, monkeypatch):
+    monkeypatch.setattr(submit, "REPORTED", 2)
+    path.write_text("bad\n" * 5 + lines(1))
+    submission = run(repository, path)
+    assert (len(submission.rejected), submission.rejected_count) == (2, 5)
+    assert count(repository, "rejected") == 5
