@@ -1,29 +1,32 @@
-"""Flower for this deployment: a view of the workers on loopback, never the audit.
+"""Flower for this deployment: a view of the workers, never the audit.
 
-Started by `scheduler.local` as `python -m scheduler.flower PORT`. Celery's own `flower` command gets an
-application with the deployment's key prefix; its password and cookie secret come by the environment
-(FLOWER_BASIC_AUTH, FLOWER_COOKIE_SECRET), since arguments can be read by everybody on the machine.
+Started as `python -m scheduler.flower PORT [ADDRESS]`, by `scheduler.local` on loopback, and in a container
+on an address whose port is published on loopback. Celery's own `flower` command gets an application with the
+deployment's key prefix; password and cookie secret come by the environment (FLOWER_BASIC_AUTH,
+FLOWER_COOKIE_SECRET), since arguments can be read by everybody on the machine.
 """
 
+import os
 import sys
 
 from routet2i.celery_app import make_celery
 from routet2i.settings import Settings
 
-ADDRESS = "127.0.0.1"  # Flower's own default is every address of the machine
+LOOPBACK = "127.0.0.1"  # Flower's own default is every address of the machine
 OPTIONS = (  # reliability.md, section 12; persistence stays off, it is a pickle file
     "--read_only=True",
     "--max_tasks=20000",
     "--purge_offline_workers=60",
-    "--auto_refresh=True",
 )
 
 
-def main(port: int) -> None:
-    """Serve until SIGTERM."""
+def main(port: int, *, address: str = LOOPBACK) -> None:
+    """Serve until SIGTERM; refuse to start as an open page."""
+    if not os.environ.get("FLOWER_BASIC_AUTH"):  # noqa: TID251 - Flower's own variable, no setting of ours
+        raise SystemExit("set FLOWER_BASIC_AUTH=USER:PASSWORD; without it anybody could look")
     app = make_celery(Settings(), profile=None)
-    app.start(argv=["flower", f"--address={ADDRESS}", f"--port={port}", *OPTIONS])
+    app.start(argv=["flower", f"--address={address}", f"--port={port}", *OPTIONS])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), address=sys.argv[2] if len(sys.argv) > 2 else LOOPBACK)

@@ -42,8 +42,8 @@ class Batches(Protocol):
         rejections: Sequence[Rejection],
         *,
         cursor_line: int,
-    ) -> None:
-        """Write jobs and rejections in one transaction, which is safe to repeat."""
+    ) -> object:
+        """Write jobs and rejections in one transaction, which is safe to repeat; the answer is not used."""
 
     def close_intake(self, batch_id: str) -> None:
         """Open the batch to decision windows."""

@@ -20,6 +20,8 @@ QUALITY_SCALE = 100.0  # s of routing.md section 1
 _BEST, _RANGE = 0.95, 0.90  # target score of a clean picture, and what full damage takes from it
 _EMPTY_TEXT_SHARE = 0.1  # of captions dropped, so that classifier-free guidance has its other half
 _MIN_SNR_GAMMA = 5.0
+_OBJECT_CONTRAST = 0.2  # of 2, from the background, in one channel
+_OBJECT_WEIGHT = 6.0
 
 
 def to_unit(pictures: torch.Tensor) -> torch.Tensor:
@@ -173,7 +175,11 @@ class VisionLoss:
 
 
 class AutoencoderLoss:
-    """Absolute and edge differences of the reconstruction, and a light pull of the latents to a Gaussian."""
+    """Absolute, squared and edge differences, objects above background, and a light pull to a Gaussian.
+
+    Objects cover a tenth of a picture. Without their weight the model got every outline right and painted all
+    objects orange or blue for 5,000 steps (DECISIONS).
+    """
 
     def __init__(self, autoencoder: AutoencoderKL, *, pictures: torch.Tensor, batch: int) -> None:
         self.autoencoder, self.pictures, self.batch = autoencoder, pictures, batch
@@ -184,7 +190,10 @@ class AutoencoderLoss:
         posterior = self.autoencoder.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator, device=x.device)
         y = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample.float()
-        pixels = (y - x).abs().mean()
+        # the corner pixel is background in every scene
+        objects = ((x - x[:, :, :1, :1]).abs().amax(dim=1, keepdim=True) > _OBJECT_CONTRAST).float()
+        weight = 1 + _OBJECT_WEIGHT * objects  # (B, 1, 64, 64)
+        pixels = (weight * ((y - x).abs() + 2 * (y - x).square())).mean()
         edges = (y.diff(dim=2) - x.diff(dim=2)).abs().mean() + (y.diff(dim=3) - x.diff(dim=3)).abs().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": pixels + edges + 1e-4 * kl, "pixels": pixels, "edges": edges, "kl": kl}

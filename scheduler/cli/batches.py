@@ -17,7 +17,7 @@ from db.audit import BatchStatus
 from routet2i.contracts import CancelReport, JobState
 from routet2i.errors import UsageError
 from scheduler.cli.exits import Exit
-from scheduler.cli.session import open_repository, read_settings
+from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import as_json, clean, console, money, table, write_line
 from scheduler.cli.watch import finished, summary, watch
 from scheduler.intake import Format
@@ -66,7 +66,8 @@ def submit(
     settings = read_settings(ctx)
     limit = None if budget is None else micro_usd(budget)
     repository = open_repository(settings)
-    with Progress(console=console(stderr=True), transient=True) as progress:
+    err = console(stderr=True)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("submitting", total=None)
         submission = submit_file(
             repository,
@@ -83,12 +84,13 @@ def submit(
         write_line(as_json(submission))
     else:
         print_submission(submission)
+        console().print(f"next: {typed(ctx)} status {submission.batch_id} --watch", soft_wrap=True)
     if submission.rejected_count:
         raise typer.Exit(Exit.REJECTED)
 
 
 def print_submission(submission: Submission) -> None:
-    """Say what was accepted and what was not, and where to look next."""
+    """Say what was accepted and what was not."""
     out = console()
     if submission.rejected_count:
         out.print(
@@ -105,8 +107,8 @@ def print_submission(submission: Submission) -> None:
         f"batch {submission.batch_id}{already}\n"
         f"accepted {submission.accepted}, rejected {submission.rejected_count}, "
         f"pictures {submission.pictures}, budget {money(submission.budget_micro_usd)} "
-        f"(all on the edge tier: {money(submission.floor_micro_usd)})\n"
-        f"next: routet2i status {submission.batch_id} --watch"
+        f"(all on the edge tier: {money(submission.floor_micro_usd)})",
+        soft_wrap=True,
     )
 
 

@@ -3,6 +3,7 @@
 It knows how a command begins, not what it does.
 """
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -28,6 +29,12 @@ def read_settings(ctx: typer.Context) -> Settings:
             f"ROUTET2I_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()
         )
         raise UsageError(f"{wrong}; see the settings in README.md") from None  # the input may be a secret
+
+
+def typed(ctx: typer.Context) -> str:
+    """Return how the program was called, so that a hint works in the same home."""
+    home: Path | None = ctx.find_root().params.get("home")
+    return "routet2i" if home is None else f"routet2i --home {shlex.quote(str(home))}"
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -19,7 +19,7 @@ from routet2i.errors import IntakeError, ServiceUnavailable
 from scheduler.cli.batches import exit_code, micro_usd, print_submission
 from scheduler.cli.exits import Exit
 from scheduler.cli.interrupts import Interrupts
-from scheduler.cli.session import open_repository, read_settings
+from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import console, money, table
 from scheduler.cli.watch import watch
 from scheduler.doctor import refuse_broken
@@ -45,9 +45,13 @@ def up(ctx: typer.Context) -> None:
         stack = Stack(settings, say=lambda text: out.print(text, soft_wrap=True))
         with _running(stack, interrupts=interrupts, out=out):
             if not interrupts.stop.is_set():
-                out.print("ready; in another terminal: routet2i submit FILE --budget 2.50   (Ctrl-C drains)")
+                out.print(
+                    f"ready; in another terminal: {typed(ctx)} submit FILE --budget 2.50", soft_wrap=True
+                )
             while not interrupts.stop.wait(LOOK_SECONDS):
                 stack.tend()
+        if interrupts.hurried:
+            raise typer.Exit(Exit.INTERRUPTED)
 
 
 @contextmanager

@@ -57,8 +57,12 @@ class Home:
 
     def start(self) -> "Home":
         """Run `up` and wait until it says that it is ready."""
+        return self.run("up", until="ready")
+
+    def run(self, *arguments: str, until: str) -> "Home":
+        """Run a command that stays, and wait until it has printed a text."""
         self.up = subprocess.Popen(
-            [sys.executable, "-m", "scheduler.cli", "up"],
+            [sys.executable, "-m", "scheduler.cli", *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,9 +70,9 @@ class Home:
         )
         threading.Thread(target=self._read, daemon=True).start()
         wait_for(
-            lambda: self.up.poll() is not None or "ready" in self.text(),
+            lambda: self.up.poll() is not None or until in self.text(),
             seconds=READY_SECONDS,
-            what="the stack is ready",
+            what=f"it says {until!r}",
         )
         assert self.up.poll() is None, self.text()
         return self

@@ -140,3 +140,20 @@ def test_no_process_is_left_behind(fresh_home: Callable[..., Home], how: signal.
         assert not (home.path / "run" / "stack.json").exists()
     # And the home can be used again
     assert home.routet2i("doctor", "--json").returncode == 0
+
+
+def test_an_interrupted_demo_drains_and_says_130(fresh_home: Callable[..., Home], tmp_path: Path) -> None:
+    # Given a demonstration in the middle of a long file
+    home = fresh_home(predictor="random")
+    file = tmp_path / "prompts.txt"
+    file.write_text("".join(f"{number} red circles\n" for number in range(4000)))
+    home.run("demo", str(file), "--budget", "200", until="accepted 4000")
+    # When it is interrupted
+    code = home.interrupt()
+    # Then it drains, leaves nothing, and no promise is broken
+    assert code == 130, home.text()
+    assert "stopped" in home.text()
+    assert home.processes() == []
+    engine = home.engine()
+    assert check_invariants(engine) == []
+    engine.dispose()

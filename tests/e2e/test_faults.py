@@ -50,7 +50,7 @@ def test_a_killed_worker_is_replaced_and_the_batch_ends_with_the_same_rows(
     fresh_home: Callable[..., Home], tmp_path: Path
 ) -> None:
     # Given a stack in the middle of a batch
-    home = fresh_home(lease_seconds="2", microbatch_jobs="32").start()
+    home = fresh_home(lease_seconds="2", microbatch_jobs="32", predictor="random").start()
     engine = home.engine()
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"{number} red circles\n" for number in range(JOBS)))

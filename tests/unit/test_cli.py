@@ -76,7 +76,13 @@ def test_submit_reports_bad_lines_and_exits_with_7(ready: Cli, file: Path) -> No
     assert submitted.exit_code == Exit.REJECTED
     assert "accepted 2, rejected 1" in submitted.output
     assert "the prompt is empty" in submitted.output
-    assert "routet2i status" in submitted.output
+
+
+def test_the_next_step_is_told_for_the_same_home(ready: Cli, file: Path, tmp_path: Path) -> None:
+    # When a file is submitted to a home that an option names
+    submitted = ready("submit", str(file))
+    # Then the next command names it too
+    assert f"next: routet2i --home {tmp_path / 'home'} status" in submitted.output
 
 
 def test_submit_reads_standard_input(ready: Cli) -> None:

@@ -1,0 +1,46 @@
+# One .venv for everything; `make` alone explains itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# what the environment is made of: when it changes, so does the key, and `setup` runs again
+KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/dev/null | cksum | tr ' ' -)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup install demo up test lint bench lock
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## make .venv, or find it current
+	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(KEY)" ]; then $(MAKE) --no-print-directory install; fi
+
+install:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; type: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[models,postgres,flower]' --group dev
+	@echo $(KEY) > $(STAMP)
+
+demo: setup ## start everything, draw the example prompts under a budget, write demo/report.html
+	$(BIN)/routet2i --home demo demo
+
+up: setup ## run everything on this machine until Ctrl-C
+	$(BIN)/routet2i up
+
+test: lint ## lint, then every test that needs no accelerator
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure speed, write reports/bench.json
+	$(BIN)/python -m tests.bench
+
+lock: setup ## write what is installed to constraints.txt
+	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip \
+	  --exclude setuptools --exclude wheel > constraints.txt

@@ -1,0 +1,191 @@
+"""The README is held against the program: commands, settings, states, exit codes, files, targets, SQL."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from sqlalchemy import text
+
+from db.session import make_engine, reading
+from routet2i.contracts import JobState, MicrobatchState
+from routet2i.settings import Settings
+from scheduler.allocator import REASONS
+from scheduler.cli import make_app
+from scheduler.cli.exits import MEANING
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGES = ("routet2i", "db", "scheduler", "worker_edge", "worker_cloud")
+
+
+def section(title: str) -> str:
+    """Return the README's text under a heading."""
+    return re.split(r"^## ", README.split(f"## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def commands() -> dict[str, Any]:
+    """Return every command by the name that is typed."""
+    group: Any = typer.main.get_command(make_app())
+    found = {}
+    for name, command in group.commands.items():
+        for inner, one in getattr(command, "commands", {"": command}).items():
+            found[f"{name} {inner}".strip()] = one
+    return found
+
+
+def test_every_command_is_in_the_readme_and_exists() -> None:
+    # When commands are read from the README's table
+    named = set(re.findall(r"`routet2i ((?:db )?[a-z]+)[^`]*`", section("Commands")))
+    # Then they are the program's
+    assert named == set(commands())
+
+
+def test_every_option_that_the_readme_names_exists() -> None:
+    # Given each row of the table of commands
+    rows = re.findall(r"^\| `routet2i ((?:db )?[a-z]+)[^`]*` \| (.*) \|$", section("Commands"), re.MULTILINE)
+    # When its options are looked up
+    for name, told in rows:
+        known = {option for parameter in commands()[name].params for option in parameter.opts}
+        # Then the command has them
+        assert set(re.findall(r"--[a-z]+", told)) <= known, name
+
+
+def test_every_setting_is_in_the_readme_with_its_default_and_meaning() -> None:
+    # When the table of settings is read
+    rows = re.findall(r"^\| `ROUTET2I_([A-Z_]+)` \| (.*?) \| (.*) \|$", section("Settings"), re.MULTILINE)
+    told = {name.lower(): (default.strip("` "), meaning) for name, default, meaning in rows}
+    # Then it is the program's
+    shown = {None: "", False: "0"}
+    expected = {
+        name: (str(shown.get(field.default, field.default)), field.description)
+        for name, field in Settings.model_fields.items()
+    }
+    assert told == expected
+
+
+def test_every_exit_code_is_in_the_readme() -> None:
+    # When the table of exit codes is read
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", section("Commands"), re.MULTILINE)
+    # Then it is the program's
+    assert {int(code): meaning for code, meaning in rows} == {
+        int(code): meaning for code, meaning in MEANING.items()
+    }
+
+
+def test_every_make_target_is_in_the_readme_and_exists() -> None:
+    # Given the Makefile's targets with a description
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    # Then the README's table has them
+    assert set(re.findall(r"^\| `make ([a-z]+)`", section("Commands"), re.MULTILINE)) == targets
+
+
+@pytest.mark.parametrize("state", [*JobState, *MicrobatchState])
+def test_every_state_is_in_the_state_machines(state: str) -> None:
+    assert re.search(rf"\b{state}\b", section("States"))
+
+
+def test_the_tree_names_every_source_file_and_nothing_else() -> None:
+    # Given the tree's first column
+    named = {line.split()[0] for line in section("The tree").split("```")[1].splitlines() if line.strip()}
+    # When the folders are walked
+    sources = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.stat().st_size
+    }
+    # Then every source file has its line, and every line its file
+    assert sources - named == set()
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_the_three_queries_run_on_an_empty_database(tmp_path: Path, sqlite_template: bytes) -> None:
+    # Given a migrated database
+    file = tmp_path / "routet2i.db"
+    file.write_bytes(sqlite_template)
+    engine = make_engine(f"sqlite+pysqlite:///{file}")
+    # When the README's queries run
+    queries = re.findall(r"```sql\n(.*?)```", section("Three queries to start from"), re.DOTALL)
+    with reading(engine) as connection:
+        found = [connection.execute(text(query)).all() for query in queries]
+    engine.dispose()
+    # Then they are three, and find nothing
+    assert found == [[], [], []]
+
+
+def test_every_reason_in_a_query_is_one_of_the_allocators() -> None:
+    assert set(re.findall(r"reason = '(\w+)'", README)) <= set(REASONS)
+
+
+def test_every_link_and_file_in_the_readme_exists() -> None:
+    # Given links and quoted paths
+    paths = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(
+        re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", README)
+    )
+    products = {"demo/report.html", "HOME/routet2i.db", "reports/bench.json"}
+    # Then they exist
+    assert {path for path in paths - products if not (ROOT / path).exists()} == set()
+
+
+def test_the_first_ten_lines_tell_what_goes_in_and_what_comes_out() -> None:
+    first = "\n".join(README.splitlines()[:10])
+    assert "**In:**" in first
+    assert "**Out:**" in first
+
+
+def test_constraints_are_names_and_versions_only() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", line)] == []
+
+
+def test_constraints_pin_every_dependency_that_is_asked_for() -> None:
+    # Given the names in pyproject.toml
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [
+        *document["project"]["dependencies"],
+        *(name for extra in document["project"]["optional-dependencies"].values() for name in extra),
+        *document["dependency-groups"]["dev"],
+    ]
+    wanted = {_normal(re.split(r"[\[<>=!~ ;]", name)[0]) for name in asked}
+    # Then each has its pin
+    pinned = {_normal(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert wanted - pinned == set()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_compose_starts_commands_and_build_targets_that_exist() -> None:
+    # Given the services
+    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    targets = set(
+        re.findall(r"^FROM .* AS (\w+)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    )
+    ours = {name: one for name, one in services.items() if "build" in one}
+    # When their commands are looked up
+    started = {" ".join(one["command"]) for one in ours.values() if "command" in one}
+    # Then they are the command line's, both tiers are served, and the images can be built
+    assert started == {"db upgrade", "scheduler", "worker edge", "worker cloud"}
+    assert {command.removesuffix(" edge").removesuffix(" cloud") for command in started} <= set(commands())
+    assert {one["build"]["target"] for one in ours.values()} <= targets
+    assert {setting for one in ours.values() for setting in one["environment"]} <= {
+        *(f"ROUTET2I_{name.upper()}" for name in Settings.model_fields),
+        *("FLOWER_BASIC_AUTH", "FLOWER_COOKIE_SECRET"),
+    }
+
+
+def test_no_published_port_is_open_to_the_network() -> None:
+    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    ports = [port for one in services.values() for port in one.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_images_run_as_an_ordinary_user() -> None:
+    stages = (ROOT / "docker" / "Dockerfile").read_text().split("FROM ")[2:]
+    assert all("USER routet2i" in stage for stage in stages)
