@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ from routet2i.execution import RenderRequest
 from routet2i.figures import Figure, as_table, write_report
 from routet2i.metrics import read_metrics
 from routet2i.models.generation import load_generator
-from routet2i.models.quality import load_scorer
+from routet2i.models.quality import OpenClipScorer, load_scorer
 from routet2i.pocket import data, degradations, folder, world
 from routet2i.pocket.inspector import Inspection, inspect, share_by_objects
 from routet2i.pocket.losses import to_unit
@@ -150,7 +150,7 @@ def metric_figures(*, device: str) -> Iterator[Figure]:
     yield from _alignment_figure(scorer, rng=rng)
 
 
-def _alignment_figure(scorer, *, rng: np.random.Generator) -> Iterator[Figure]:
+def _alignment_figure(scorer: OpenClipScorer, *, rng: np.random.Generator) -> Iterator[Figure]:
     scenes = [data.sample_scene(rng, held_out=True) for _ in range(300)]
     pictures = [_png(world.render(scene, rng=rng)) for scene in scenes]
     own = [world.write_caption(scene, rng=rng, complete=True).text for scene in scenes]
@@ -165,8 +165,6 @@ def write_sheet(
     path: Path, captions: Sequence[world.Caption], made: Mapping[str, Sequence[Picture]], *, scale: int = 2
 ) -> None:
     """Write a contact sheet: per column of three rendered truth, edge, cloud; 1 to 5 objects in turn."""
-    from PIL import ImageDraw
-
     rng = np.random.default_rng([SEED, 9])
     columns = 5
     size, head = 64 * scale, 16

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from open_clip.model import CLIP
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from routet2i.pocket import world
 from routet2i.pocket.networks import TEXT_WIDTH
@@ -242,7 +242,7 @@ class DenoiserLoss:
         return {"loss": (weight.clamp(min=0.2) * error).mean(), "error": error.mean()}
 
 
-def pad_texts(tokenizer, texts: Sequence[str]) -> torch.Tensor:
+def pad_texts(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
     """Return token ids (B, 77) of texts, padded and cut."""
     encoded = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
     return encoded.input_ids

@@ -4,6 +4,7 @@ Every word of the grammar and of the metric texts becomes one token; anything el
 text can be encoded. It knows words, neither pictures nor models.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     learner.train_from_iterator(sorted(set(words)), trainer)
-    merges = [tuple(pair) for pair in _merges(learner)]
+    merges = _merges(learner)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = [*letters, *(letter + _SUFFIX for letter in letters)]
     entries += [left + right for left, right in merges]
@@ -42,7 +43,7 @@ def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     vocabulary[END] = len(vocabulary)
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # it takes pairs; its annotation says otherwise
         unk_token=END,
         bos_token=START,
         eos_token=END,
@@ -52,9 +53,7 @@ def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
 
 
 def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
-    return [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
+    return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 Order: `text` (CLIP's text tower) and `autoencoder`, independent; then `vision` (CLIP's other half, needs
 `text`), `edge` and `cloud` (the denoisers, need `text` and `autoencoder`), independent; then `assemble`,
-which writes the packaged folders. Each run lies in its own folder, resumes from its checkpoint, and leaves its
-loss curve there. It knows no queue, no database and no worker.
+which writes the packaged folders. Each run lies in its own folder, resumes from its checkpoint, and leaves
+its loss curve there. It knows no queue, no database and no worker.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 
 from routet2i.metrics import MetricSet, read_metrics
 from routet2i.pocket import data, networks, world
-from routet2i.pocket.loop import Plan, Run
+from routet2i.pocket.loop import Loss, Plan, Run
 from routet2i.pocket.losses import (
     AutoencoderLoss,
     DenoiserLoss,
@@ -39,10 +39,10 @@ from routet2i.pocket.tokens import build_tokenizer
 from routet2i.tiers import packaged
 
 WEIGHTS = Path(__file__).parent / "weights"
-SCENES, DAMAGED, CAPTIONED = 40_000, 30_000, 20_000
+SCENES, DAMAGED, CAPTIONED = 40_000, 30_000, 12_000
 PLANS = {  # what the shipped weights were trained with; the model card has time and device
     "text": Plan(steps=1_450, batch=64, learning_rate=1e-3, weight_decay=0.05),
-    "autoencoder": Plan(steps=7_000, batch=8, learning_rate=2e-3, weight_decay=0.0),
+    "autoencoder": Plan(steps=13_000, batch=8, learning_rate=2e-3, weight_decay=0.0),
     "vision": Plan(steps=1_200, batch=64, learning_rate=1e-3, weight_decay=0.05),
     "edge": Plan(steps=3_000, batch=32, learning_rate=1e-3),
     "cloud": Plan(steps=3_800, batch=32, learning_rate=8e-4),
@@ -61,6 +61,9 @@ def make_tokenizer() -> CLIPTokenizer:
     return build_tokenizer({*world.vocabulary(), *words, "picture", *".,;:!?-'\""})
 
 
+Builder = Callable[[str, Plan], tuple[dict[str, torch.nn.Module], Loss]]
+
+
 class Workshop:
     """Where runs, data and devices are; builds each model and its loss."""
 
@@ -73,7 +76,11 @@ class Workshop:
         plan = PLANS[name]
         changes = {key: value for key in ("steps", "batch", "seed") if (value := getattr(self.args, key))}
         plan = Plan(**{**plan_values(plan), **changes})
-        builders = {"text": self._text, "vision": self._vision, "autoencoder": self._autoencoder}
+        builders: dict[str, Builder] = {
+            "text": self._text,
+            "vision": self._vision,
+            "autoencoder": self._autoencoder,
+        }
         build = builders.get(name, self._denoiser)
         torch.manual_seed(plan.seed)
         modules, loss = build(name, plan)
@@ -86,7 +93,7 @@ class Workshop:
         run.train(loss, title=name)
         (run.folder / "record.json").write_text(json.dumps(self._record(run), indent=2) + "\n")
 
-    def load(self, name: str) -> torch.nn.Module:
+    def load(self, name: str) -> Any:
         """Return a trained model with its averaged weights, on the device, for use."""
         run_folder = self.args.runs / name
         if not (run_folder / "state.json").exists():
@@ -181,7 +188,7 @@ class Workshop:
 
     @torch.no_grad()
     def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return normalised latents (N, 4, 16, 16) of pictures (N, 64, 64, 3), kept beside the autoencoder."""
+        """Return normalised latents (N, 4, 16, 16) of pictures (N, 64, 64, 3); kept beside the run."""
         path = self.args.runs / "autoencoder" / f"latents-{len(pictures)}.npy"
         if not path.exists():
             model = self.autoencoder(pictures)
@@ -242,7 +249,7 @@ def _only(module: CLIP, wanted: Callable[[str], bool]) -> CLIP:
     return module
 
 
-def compiled_parts(module: torch.nn.Module) -> list[torch.nn.Module]:
+def compiled_parts(module: Any) -> list[torch.nn.Module]:
     """Return what of a model the losses call as a module: compilation acts on calls."""
     if isinstance(module, CLIP):
         return [module.visual, module.transformer]
