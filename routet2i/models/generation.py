@@ -182,7 +182,7 @@ class DiffusersGenerator:
         finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
         pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return [
-            _png(picture) if good else GenerationFailed("the model returned numbers that are not finite")
+            as_png(picture) if good else GenerationFailed("the model returned numbers that are not finite")
             for picture, good in zip(pixels, finite, strict=True)
         ]
 
@@ -207,7 +207,7 @@ def _by_shape(requests: Sequence[RenderRequest]) -> Iterator[list[int]]:
     yield from places.values()
 
 
-def _png(pixels: Any) -> bytes:
+def as_png(pixels: Any) -> bytes:
     """Return (H, W, 3) uint8 pixels as a PNG without any metadata."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", compress_level=PNG_LEVEL)

@@ -5,6 +5,7 @@ loads Stable Diffusion and open_clip folders. This module knows where the folder
 `README.md` beside it is the model card.
 """
 
+import hashlib
 from pathlib import Path
 
 from routet2i.errors import ModelError
@@ -24,3 +25,8 @@ def folder(name: str) -> Path:
     if not path.is_dir():
         raise ModelError(f"the pocket weights are missing: no folder {path}; reinstall the package")
     return path
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex, as the manifest records it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

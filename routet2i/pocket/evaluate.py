@@ -24,7 +24,7 @@ from tqdm import tqdm
 from routet2i.execution import RenderRequest
 from routet2i.figures import Figure, as_table, write_report
 from routet2i.metrics import read_metrics
-from routet2i.models.generation import load_generator
+from routet2i.models.generation import as_png, load_generator
 from routet2i.models.quality import OpenClipScorer, load_scorer
 from routet2i.pocket import data, degradations, folder, world
 from routet2i.pocket.inspector import Inspection, inspect, share_by_objects
@@ -141,7 +141,7 @@ def metric_figures(*, device: str) -> Iterator[Figure]:
             scene = data.sample_scene(rng, held_out=True)
             seed = int(rng.integers(2**31))
             damaged = [
-                _png(degradations.degrade(metric.name, scene, float(s), rng=np.random.default_rng(seed)))
+                as_png(degradations.degrade(metric.name, scene, float(s), rng=np.random.default_rng(seed)))
                 for s in _LEVELS
             ]
             scores[row] = [s[metric.name] for s in scorer.score(damaged, ["a picture"] * len(damaged))]
@@ -152,7 +152,7 @@ def metric_figures(*, device: str) -> Iterator[Figure]:
 
 def _alignment_figure(scorer: OpenClipScorer, *, rng: np.random.Generator) -> Iterator[Figure]:
     scenes = [data.sample_scene(rng, held_out=True) for _ in range(300)]
-    pictures = [_png(world.render(scene, rng=rng)) for scene in scenes]
+    pictures = [as_png(world.render(scene, rng=rng)) for scene in scenes]
     own = [world.write_caption(scene, rng=rng, complete=True).text for scene in scenes]
     others = [world.write_caption(world.altered(s, rng=rng), rng=rng, complete=True).text for s in scenes]
     right = [s["alignment"] for s in scorer.score(pictures, own)]
@@ -181,12 +181,6 @@ def write_sheet(
                 sheet.paste(Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST), at)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True)
-
-
-def _png(picture: Picture) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _figure(name: str, value: float, *, target: float | None = None, unit: str = "share") -> Figure:

@@ -7,7 +7,6 @@ its loss curve there. It knows no queue, no database and no worker.
 """
 
 import argparse
-import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.model import CLIP
 from transformers import CLIPTokenizer
 
+from routet2i import pocket
 from routet2i.metrics import MetricSet, read_metrics
 from routet2i.pocket import data, networks, world
 from routet2i.pocket.loop import Loss, Plan, Run
@@ -221,7 +221,7 @@ class Workshop:
             )
         runs = {name: json.loads((self.args.runs / name / "record.json").read_text()) for name in PLANS}
         files = {
-            str(path.relative_to(self.args.weights)): hashlib.sha256(path.read_bytes()).hexdigest()
+            str(path.relative_to(self.args.weights)): pocket.sha256(path)
             for path in sorted(self.args.weights.rglob("*.safetensors"))
         }
         manifest = json.dumps({"runs": runs, "sha256": files}, indent=2)

@@ -5,16 +5,15 @@ on the scores. It knows the packaged pocket pair and its prompts; the fit itself
 """
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.stats import spearmanr
 
 from routet2i.metrics import MetricSet, read_metrics
+from routet2i.models.generation import as_png
 from routet2i.models.quality import load_scorer
 from routet2i.pocket import data, world
 from routet2i.pocket.evaluate import generate
@@ -40,16 +39,10 @@ def measure(
     prompts = [caption.text for caption in captions]
     scores = {}
     for name in (tiers.edge, tiers.cloud):
-        pictures = [_png(picture) for picture in generate(tiers[name], captions, device=device)]
+        pictures = [as_png(picture) for picture in generate(tiers[name], captions, device=device)]
         rows = scorer.score(pictures, prompts)
         scores[name] = np.array([[row[metric] for metric in metrics.names] for row in rows])
     return scores
-
-
-def _png(picture: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def main() -> None:

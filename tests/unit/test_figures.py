@@ -9,7 +9,13 @@ from routet2i.figures import MARKED, Figure, as_table, read_report, refreshed, w
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "routet2i" / "pocket" / "README.md"]
 FIGURE = Figure(
-    figure="jobs/s", value=12.0, unit="times", baseline="1", target="at least 10", holds=True, command="make x"
+    figure="jobs/s",
+    value=12.0,
+    unit="times",
+    baseline="1",
+    target="at least 10",
+    holds=True,
+    command="make x",
 )
 
 
@@ -34,7 +40,9 @@ def test_a_marked_table_is_made_from_its_report(tmp_path):
 
 
 def test_a_missed_target_is_shown_as_missed():
-    assert "**no**" in as_table([Figure(**{**{f: getattr(FIGURE, f) for f in FIGURE.__dataclass_fields__}, "holds": False})])
+    assert "**no**" in as_table(
+        [Figure(**{**{f: getattr(FIGURE, f) for f in FIGURE.__dataclass_fields__}, "holds": False})]
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
