@@ -43,9 +43,9 @@ SCENES, DAMAGED, CAPTIONED = 40_000, 30_000, 12_000
 PLANS = {  # what the shipped weights were trained with; the model card has time and device
     "text": Plan(steps=1_450, batch=64, learning_rate=1e-3, weight_decay=0.05),
     "autoencoder": Plan(steps=13_000, batch=8, learning_rate=2e-3, weight_decay=0.0),
-    "vision": Plan(steps=1_200, batch=64, learning_rate=1e-3, weight_decay=0.05),
-    "edge": Plan(steps=3_000, batch=32, learning_rate=1e-3),
-    "cloud": Plan(steps=3_800, batch=32, learning_rate=8e-4),
+    "vision": Plan(steps=1_000, batch=64, learning_rate=1e-3, weight_decay=0.05),
+    "edge": Plan(steps=2_400, batch=32, learning_rate=1e-3),
+    "cloud": Plan(steps=3_000, batch=32, learning_rate=8e-4),
 }
 
 
