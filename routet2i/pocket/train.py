@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.model import CLIP
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from routet2i import pocket
@@ -84,6 +85,8 @@ class Workshop:
         build = builders.get(name, self._denoiser)
         torch.manual_seed(plan.seed)
         modules, loss = build(name, plan)
+        if self.args.warm:
+            load_packaged_(modules[name], name)
         if self.device.startswith("cuda"):
             torch.set_float32_matmul_precision("high")
             if self.args.compile:
@@ -96,9 +99,15 @@ class Workshop:
     def load(self, name: str) -> Any:
         """Return a trained model with its averaged weights, on the device, for use."""
         run_folder = self.args.runs / name
-        if not (run_folder / "state.json").exists():
-            raise SystemExit(f"{run_folder} holds no run; type: python -m routet2i.pocket.train {name}")
         modules = {name: self._build(name).to(self.device)}
+        if not (run_folder / "state.json").exists():
+            if not self.args.warm:
+                raise SystemExit(
+                    f"{run_folder} holds no run; type: python -m routet2i.pocket.train {name}, "
+                    "or add --warm to use the packaged weights"
+                )
+            load_packaged_(modules[name], name)
+            return modules[name].eval()
         if name == "text":
             modules["grounding"] = Grounding().to(self.device)
         Run(run_folder, modules, plan=PLANS[name], device=self.device).use_average_()
@@ -219,7 +228,7 @@ class Workshop:
                 tokenizer=self.tokenizer,
                 unet=unet,
             )
-        runs = {name: json.loads((self.args.runs / name / "record.json").read_text()) for name in PLANS}
+        runs = {name: self._recorded(name) for name in PLANS}
         files = {
             str(path.relative_to(self.args.weights)): pocket.sha256(path)
             for path in sorted(self.args.weights.rglob("*.safetensors"))
@@ -227,11 +236,19 @@ class Workshop:
         manifest = json.dumps({"runs": runs, "sha256": files}, indent=2)
         (self.args.weights / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
 
+    def _recorded(self, name: str) -> dict[str, Any]:
+        """Return the record of a run, or of the packaged weights where there is no run."""
+        path = self.args.runs / name / "record.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        return json.loads((WEIGHTS / "manifest.json").read_text())["runs"][name]
+
     def _record(self, run: Run) -> dict[str, Any]:
         """Return what made a run: enough to repeat it."""
         on_gpu = self.device.startswith("cuda")
         return {
             **plan_values(run.plan),
+            "warm": self.args.warm,
             "seconds": round(run.seconds),
             "scenes": self.args.scenes,
             "damaged": self.args.damaged,
@@ -240,6 +257,17 @@ class Workshop:
             "torch": version("torch"),
             "commit": self.args.commit or _commit(),
         }
+
+
+def load_packaged_(module: torch.nn.Module, name: str) -> None:
+    """Begin with the packaged weights of a model, in place; the optimiser begins anew."""
+    files = {
+        "autoencoder": ("cloud", "vae/diffusion_pytorch_model.safetensors"),
+        "edge": ("edge", "unet/diffusion_pytorch_model.safetensors"),
+        "cloud": ("cloud", "unet/diffusion_pytorch_model.safetensors"),
+    }
+    family, file = files.get(name, ("clip", "open_clip_model.safetensors"))
+    module.load_state_dict(load_file(str(pocket.folder(family) / file)))
 
 
 def _only(module: CLIP, wanted: Callable[[str], bool]) -> CLIP:
@@ -281,6 +309,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--batch", type=int, help="instead of the plan's")
     parser.add_argument("--seed", type=int, help="instead of the plan's")
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="begin with the packaged weights, and use them for what has no run here",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the model (CUDA)")
     parser.add_argument("--commit", help="recorded where git is not at hand")
     args = parser.parse_args()

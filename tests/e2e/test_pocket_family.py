@@ -12,8 +12,9 @@ from routet2i import pocket
 from routet2i.metrics import read_metrics
 from routet2i.models.generation import as_png
 from routet2i.models.quality import load_scorer
-from routet2i.pocket import data, degradations, world
+from routet2i.pocket import data, degradations, networks, world
 from routet2i.pocket.evaluate import generate, inspections, share
+from routet2i.pocket.train import load_packaged_, make_tokenizer
 from routet2i.tiers import packaged, read_tiers
 from tests.e2e.conftest import Home
 
@@ -37,6 +38,24 @@ def test_the_family_is_small_and_its_manifest_is_true() -> None:
     assert not [path for path in root.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
     assert {name: pocket.sha256(path) for name, path in files.items()} == manifest["sha256"]
     assert set(manifest["runs"]) == {"text", "autoencoder", "vision", "edge", "cloud"}
+
+
+def test_training_can_go_on_from_the_packaged_weights() -> None:
+    # Given untrained networks of each kind
+    made = {
+        "vision": networks.build_clip(len(make_tokenizer())),
+        "autoencoder": networks.build_autoencoder(),
+        "edge": networks.build_unet("edge"),
+        "cloud": networks.build_unet("cloud"),
+    }
+    for name, module in made.items():
+        before = next(module.parameters()).clone()
+        # When the packaged weights are loaded, strictly
+        load_packaged_(module, name)
+        # Then they have changed and are numbers
+        after = next(module.parameters())
+        assert not before.equal(after)
+        assert after.isfinite().all()
 
 
 @pytest.mark.parametrize("tier", ["edge", "cloud"])
