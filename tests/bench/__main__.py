@@ -25,11 +25,11 @@ def main() -> None:
 
     from routet2i.figures import as_table, write_report
     from tests.bench.pictures import picture_figures
-    from tests.bench.queue import memory_figure, queue_figure
+    from tests.bench.queue import memory_figure, queue_figures
 
     figures = []
     with tempfile.TemporaryDirectory(prefix="routet2i-bench-") as folder:
-        figures.append(queue_figure(Path(folder) / "queue", jobs=args.jobs, command=COMMAND))
+        figures += queue_figures(Path(folder) / "queue", jobs=args.jobs, command=COMMAND)
         figures.append(memory_figure(Path(folder) / "memory", jobs=args.waiting, command=COMMAND))
         figures += picture_figures(Path(folder) / "pictures", count=args.pictures, command=COMMAND)
     write_report(args.report, figures)

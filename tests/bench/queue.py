@@ -6,6 +6,7 @@ The generator does nothing and returns one ready-made picture, so that only our 
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from db import audit
@@ -20,8 +21,8 @@ MICROBATCH = 256  # jobs per message: a generator that costs nothing deserves la
 BUDGET_SHARE = 0.5  # of the way from all-edge to all-cloud
 
 
-def queue_figure(home: Path, *, jobs: int, command: str) -> Figure:
-    """Measure both sides on one broker and return their ratio."""
+def queue_figures(home: Path, *, jobs: int, command: str) -> Iterator[Figure]:
+    """Measure our side and both baselines on brokers of one kind, and yield a ratio per baseline."""
     home.mkdir(parents=True)
     file = write_prompts(home / "prompts.jsonl", jobs)
     with stack(home / "home", **bench_settings(home)) as running:
@@ -29,17 +30,19 @@ def queue_figure(home: Path, *, jobs: int, command: str) -> Figure:
         running.add_scheduler()
         _through(running, write_prompts(home / "warm.jsonl", 2 * MICROBATCH))  # first tasks, caches
         ours = jobs / _through(running, file)
-    with stack(home / "bare-home") as running:
-        theirs = jobs / _bare(running, file)
-    return Figure(
-        figure=f"jobs/s, submit to outcome, no-op generator ({jobs} jobs, {MICROBATCH} a message)",
-        value=round(ours / theirs, 2),
-        unit=f"times ({ours:.0f} jobs/s)",
-        baseline=f"bare Celery tasks, one message each, 2 workers: {theirs:.0f} jobs/s",
-        target="at least 10",
-        holds=ours / theirs >= 10,
-        command=command,
-    )
+    baselines = ((True, "our delivery settings", 10), (False, "Celery's fastest settings", None))
+    for safe, told, target in baselines:
+        with stack(home / f"bare-{safe}") as running:
+            theirs = jobs / _bare(running, file, safe=safe)
+        yield Figure(
+            figure=f"jobs/s, submit to outcome, no-op generator ({jobs} jobs, {MICROBATCH} a message)",
+            value=round(ours / theirs, 2),
+            unit=f"times ({ours:.0f} jobs/s)",
+            baseline=f"bare Celery tasks, one message each, 2 workers, {told}: {theirs:.0f} jobs/s",
+            target="" if target is None else f"at least {target}",
+            holds=None if target is None else ours / theirs >= target,
+            command=command,
+        )
 
 
 def memory_figure(home: Path, *, jobs: int, command: str) -> Figure:
@@ -123,7 +126,7 @@ def _assigned(running: Stack) -> int:
     )
 
 
-def _bare(running: Stack, file: Path) -> float:
+def _bare(running: Stack, file: Path, *, safe: bool) -> float:
     """Return the seconds that the same prompts take as plain tasks on two workers."""
     url = running.settings.broker_url.get_secret_value()
     for number in (1, 2):
@@ -132,7 +135,11 @@ def _bare(running: Stack, file: Path) -> float:
                 *(sys.executable, "-m", "celery", "-A", "tests.bench.bare", "worker", "-c", "1"),
                 *("-n", f"bare-{number}@bench", "--without-gossip", "--without-mingle"),
             ],
-            env={**running.settings.child_environment(defaults={}), "BARE_BROKER_URL": url},
+            env={
+                **running.settings.child_environment(defaults={}),
+                "BARE_BROKER_URL": url,
+                "BARE_SAFE": str(int(safe)),
+            },
         )
     _publish_bare(running, file, most=200)
     wait_until(lambda: running.waiting_messages() == 0, what="warm-up")
