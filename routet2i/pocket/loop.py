@@ -140,13 +140,10 @@ class Run:
             for key, parameter in self._parameters.items():
                 parameter.copy_(tensors[f"parameter.{key}"])
                 self._average[key].copy_(tensors[f"average.{key}"])
-                prefix, suffix = "optimiser.", f".{key}"
                 self._optimiser.state[parameter] = {
-                    name[len(prefix) : -len(suffix)]: value.reshape(()) if value.numel() == 1 else value
-                    for name, value in tensors.items()
-                    if name.startswith(prefix)
-                    and name.endswith(suffix)
-                    and "." not in name[len(prefix) : -len(suffix)]
+                    "step": tensors[f"optimiser.step.{key}"].reshape(()),  # saved as one element
+                    "exp_avg": tensors[f"optimiser.exp_avg.{key}"],
+                    "exp_avg_sq": tensors[f"optimiser.exp_avg_sq.{key}"],
                 }
 
     def _log(self, means: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_packaged_file_has_the_ten_of_the_paper_in_order_and_alignment_without_a_say() -> None:
+def test_the_packaged_file_has_the_ten_of_the_paper_in_order_and_alignment_as_heavy_as_they() -> None:
     metrics = read_metrics(packaged("metrics"))
     assert metrics.names == (
         *("definition", "detail", "clarity", "sharpness", "harmony"),
@@ -27,8 +27,8 @@ def test_the_packaged_file_has_the_ten_of_the_paper_in_order_and_alignment_witho
         "Low definition photo",
     )
     assert metrics.scale == 100.0
-    assert metrics.weights["detail"] == pytest.approx(0.1)
-    assert metrics.weights["alignment"] == 0
+    assert metrics.weights["detail"] == pytest.approx(0.05)
+    assert metrics.weights["alignment"] == pytest.approx(0.5)
     assert metrics.sha256 == hashlib.sha256(packaged("metrics").read_bytes()).hexdigest()
 
 

@@ -135,7 +135,7 @@ def test_grounding_reads_nothing_from_nothing_and_learns_from_states():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     # Then it tells the backgrounds apart
     assert losses[0] > 5 > 0.5 > losses[-1]
 
