@@ -34,7 +34,7 @@ def resend(connection: Connection, *, resend_seconds: float) -> int:
     pause = round(resend_seconds * 1000)
     return run(
         connection,
-        """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND sent_at_ms < {NOW} - CASE
+        """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND sent_at_ms <= {NOW} - CASE
             WHEN deliveries > 16 OR CAST(:pause AS bigint) * (1 << (deliveries - 1)) > :longest THEN :longest
             ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END""",
         {"pause": pause, "longest": max(pause, LONGEST_RESEND_MS)},
