@@ -41,7 +41,7 @@ from routet2i.tiers import packaged
 
 WEIGHTS = Path(__file__).parent / "weights"
 SCENES, DAMAGED, CAPTIONED = 40_000, 30_000, 12_000
-PLANS = {  # what the shipped weights were trained with; the model card has time and device
+PLANS = {  # where to begin; what the shipped weights really saw is in weights/manifest.json and the card
     "text": Plan(steps=1_450, batch=64, learning_rate=1e-3, weight_decay=0.05),
     "autoencoder": Plan(steps=13_000, batch=8, learning_rate=2e-3, weight_decay=0.0),
     "vision": Plan(steps=1_000, batch=64, learning_rate=1e-3, weight_decay=0.05),
