@@ -187,6 +187,7 @@ class Workshop:
         loss = DenoiserLoss(
             unet,
             latents=latents,
+            tables=scenes["tables"],
             tokens=scenes["tokens"],
             empty=pad_texts(self.tokenizer, [""])[0].to(self.device),
             text_encoder=text_encoder,
@@ -202,6 +203,7 @@ class Workshop:
         if not path.exists():
             model = self.autoencoder(pictures)
             parts = [model.encode(to_unit(part)).latent_dist.mode() for part in pictures.split(500)]
+            path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, torch.cat(parts).half().cpu().numpy())
         return torch.from_numpy(np.load(path)).to(self.device)
 
