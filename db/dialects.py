@@ -9,6 +9,7 @@
 It knows no table.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -39,11 +40,27 @@ WORDS = {
 }
 
 
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
+
+
 @lru_cache(maxsize=512)
 def _statement(dialect: str, statement: str) -> TextClause:
+    return text(_filled(dialect, statement))
+
+
+@lru_cache(maxsize=64)
+def _driver_statement(dialect: str, statement: str) -> str:
+    """Return the statement as the driver itself wants it: `sqlite3` takes :name, `psycopg` %(name)s."""
+    filled = _filled(dialect, statement)
+    if dialect == "sqlite":
+        return filled
+    return _PARAMETER.sub(r"%(\1)s", filled.replace("%", "%%"))
+
+
+def _filled(dialect: str, statement: str) -> str:
     for word, meaning in WORDS[dialect].items():
         statement = statement.replace("{" + word + "}", meaning)
-    return text(statement)
+    return statement
 
 
 def run(
@@ -52,7 +69,10 @@ def run(
     parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
 ) -> CursorResult[Any]:
     """Execute one statement; a list of parameters executes it once for each, and an empty list not at all."""
-    return connection.execute(_statement(connection.dialect.name, statement), parameters)
+    dialect = connection.dialect.name
+    if parameters and not isinstance(parameters, Mapping):  # straight to the driver: a third of the time
+        return connection.exec_driver_sql(_driver_statement(dialect, statement), list(parameters))
+    return connection.execute(_statement(dialect, statement), parameters)
 
 
 def pack_ids(ids: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from routet2i.errors import SchemaMismatch, ServiceUnavailable
 T = TypeVar("T")
 
 BUSY_MS = 5_000  # how long SQLite waits for another writer; also PostgreSQL's lock_timeout
+TURN_SECONDS = 0.001  # pause between two tries to become SQLite's writer
 STATEMENT_MS = 30_000  # longest statement on PostgreSQL: ten times the slowest we measured, rows in millions
 TRIES = 5  # of a transaction that lost against another one (busy, deadlock, serialization)
 AGAIN = ("40001", "40P01", "55P03")  # PostgreSQL: serialization failure, deadlock, lock not available
@@ -87,8 +88,23 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if not connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite's own waiting looks again after 1, 2, 5 ... 100 ms: two busy workers then mostly sleep
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        deadline = time.monotonic() + BUSY_MS / 1000
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if not _may_repeat(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(TURN_SECONDS)
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MS}")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ in one transaction; the ledger may refuse a microbatch, which then takes its fal
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -188,10 +188,7 @@ def _reserve(
     granted: list[_Granted] = []
     refused: list[Microbatch] = []
     for microbatch in proposed:
-        options = [_Granted(microbatch=microbatch, is_fallback=False)]
-        if (cheaper := _fallback(microbatch)) is not None:
-            options.append(_Granted(microbatch=cheaper, is_fallback=True))
-        for option in options:
+        for option in _options(microbatch):
             if ledger.reserve(
                 connection,
                 microbatch.microbatch_id,
@@ -203,6 +200,13 @@ def _reserve(
         else:
             refused.append(microbatch)
     return granted, refused
+
+
+def _options(microbatch: Microbatch) -> Iterator[_Granted]:
+    """Yield what to ask the ledger for, dearest wish first."""
+    yield _Granted(microbatch=microbatch, is_fallback=False)
+    if (cheaper := _fallback(microbatch)) is not None:
+        yield _Granted(microbatch=cheaper, is_fallback=True)
 
 
 def _accounts(plan: WindowPlan, batch_id: str) -> tuple[Account, ...]:

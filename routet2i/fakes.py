@@ -7,6 +7,7 @@ know no SQL, no torch, no disk. With ROUTET2I_FAKE_MODELS=1 a worker uses `FakeG
 import hashlib
 import io
 import json
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -205,7 +206,7 @@ def _key(request: RenderRequest) -> bytes:
 def _fractions(picture: bytes, prompt: str, count: int) -> list[float]:
     """Return `count` numbers in [0, 1], one per 2 bytes of an extensible hash."""
     digest = hashlib.shake_128(picture + prompt.encode()).digest(2 * count)
-    return [int.from_bytes(digest[2 * i : 2 * i + 2], "big") / 0xFFFF for i in range(count)]
+    return [number / 0xFFFF for number in struct.unpack(f">{count}H", digest)]
 
 
 def _gradient(key: bytes, *, width: int, height: int) -> bytes:

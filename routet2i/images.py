@@ -38,7 +38,7 @@ class ImageStore:
         """
         if not SHA256.fullmatch(sha256):
             raise UsageError(f"{sha256!r} is no picture name; it must be the 64 hex digits of a SHA-256")
-        return self.root / sha256[:2] / sha256[2:4] / f"{sha256}.png"
+        return self.root / f"{sha256[:2]}/{sha256[2:4]}/{sha256}.png"
 
     def check_room(self) -> None:
         """Refuse to begin work that could not be stored.
@@ -62,7 +62,7 @@ class ImageStore:
         """
         name = hashlib.sha256(png).hexdigest()
         target = self.path_of(name)
-        if target.exists():  # only ever complete: it got its name by os.replace
+        if os.path.exists(target):  # noqa: PTH110 - four times as fast; complete: it got its name by os.replace
             return name
         self._make(target.parent)
         temporary = target.with_name(f"{name}.{uuid4().hex}.tmp")

@@ -36,7 +36,8 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 def count_nouns(prompt: str) -> int:
     """Return how many words of a prompt are outside the stop list; a word counts each time it is there."""
-    return sum(word not in STOP_WORDS for word in _WORD.findall(prompt.lower()))
+    words = _WORD.findall(prompt.lower())
+    return len(words) - sum(map(STOP_WORDS.__contains__, words))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

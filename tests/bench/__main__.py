@@ -15,7 +15,7 @@ COMMAND = "make bench"
 def main() -> None:
     """Read the command line, measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=10_000, help="jobs of the queue measurement")
+    parser.add_argument("--jobs", type=int, default=30_000, help="jobs of the queue measurement")
     parser.add_argument("--waiting", type=int, default=100_000, help="jobs of the memory measurement")
     parser.add_argument("--pictures", type=int, default=64, help="pictures per tier and side")
     parser.add_argument("--report", type=Path, default=Path("reports/bench.json"))

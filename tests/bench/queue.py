@@ -84,6 +84,7 @@ def bench_settings(home: Path) -> dict[str, object]:
         "fake_models": True,
         "fake_pictures": "same",
         "window_jobs": 4096,
+        "window_seconds": 0.1,
         "microbatch_jobs": MICROBATCH,
     }
 
