@@ -93,8 +93,9 @@ class Workshop:
                 for part in compiled_parts(modules[name]):
                     part.compile()
         run = Run(self.args.runs / name, modules, plan=plan, device=self.device)
+        legs = [*_read_legs(run.folder), self._leg(run, name)]
+        (run.folder / "legs.json").write_text(json.dumps(legs, indent=2) + "\n")
         run.train(loss, title=name)
-        (run.folder / "record.json").write_text(json.dumps(self._record(run), indent=2) + "\n")
 
     def load(self, name: str) -> Any:
         """Return a trained model with its averaged weights, on the device, for use."""
@@ -239,26 +240,35 @@ class Workshop:
         (self.args.weights / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
 
     def _recorded(self, name: str) -> dict[str, Any]:
-        """Return the record of a run, or of the packaged weights where there is no run."""
-        path = self.args.runs / name / "record.json"
-        if path.exists():
-            return json.loads(path.read_text())
-        return json.loads((WEIGHTS / "manifest.json").read_text())["runs"][name]
+        """Return what repeats a run; without a run here, the packaged weights' record."""
+        folder = self.args.runs / name
+        packaged_record: dict[str, Any] = json.loads((WEIGHTS / "manifest.json").read_text())["runs"][name]
+        legs = _read_legs(folder)
+        if not legs:
+            return packaged_record
+        state = json.loads((folder / "state.json").read_text())
+        record = {"steps": state["step"], "seconds": round(state["seconds"]), "legs": legs}
+        return record | ({"began_with": packaged_record} if legs[0]["warm"] else {})
 
-    def _record(self, run: Run) -> dict[str, Any]:
-        """Return what made a run: enough to repeat it."""
+    def _leg(self, run: Run, name: str) -> dict[str, Any]:
+        """Return how a run begins or goes on from here."""
         on_gpu = self.device.startswith("cuda")
         return {
+            "from_step": run.step,
             **plan_values(run.plan),
             "warm": self.args.warm,
-            "seconds": round(run.seconds),
             "scenes": self.args.scenes,
-            "damaged": self.args.damaged,
-            "captioned": self.args.captioned,
+            **({"damaged": self.args.damaged, "captioned": self.args.captioned} if name == "vision" else {}),
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "torch": version("torch"),
             "commit": self.args.commit or _commit(),
         }
+
+
+def _read_legs(folder: Path) -> list[dict[str, Any]]:
+    """Return how a run began and each time it was resumed, with the plan of each time."""
+    path = folder / "legs.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def load_packaged_(module: torch.nn.Module, name: str) -> None:
