@@ -34,14 +34,16 @@ def pick(count: int, high: int, generator: torch.Generator) -> torch.Tensor:
 
 
 class Grounding(nn.Module):
-    """Reads from text states what stands in each cell: an auxiliary reader, thrown away later.
+    """Reads from a tower's states what stands in each cell: an auxiliary reader, thrown away later.
 
     A denoiser asks the text the same question through cross-attention: what stands here? Teaching the frozen
-    text tower to answer it makes its states fit for that use; contrast alone fills only the last token.
+    text tower to answer it makes its states fit for that use; contrast alone fills only the last token. The
+    vision tower learns from it what contrast tells too rarely: which small thing differs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = TEXT_WIDTH) -> None:
         super().__init__()
+        self.reduce = nn.Identity() if width == TEXT_WIDTH else nn.Linear(width, TEXT_WIDTH)
         self.sizes = (len(world.SHAPES) + 1, len(world.COLOURS) + 1, len(world.SIZES) + 1)
         self.queries = nn.Parameter(torch.randn(len(world.PLACES) + 1, TEXT_WIDTH) * 0.1)
         self.attention = nn.MultiheadAttention(TEXT_WIDTH, 4, batch_first=True)
@@ -76,7 +78,8 @@ class Grounding(nn.Module):
         return loss + sum(F.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts))
 
     def forward(self, states: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy of `tables` (B, 28) given `states` (B, 77, 128)."""
+        """Return the mean cross-entropy of `tables` (B, 28) given `states` (B, tokens, width)."""
+        states = self.reduce(states)
         queries = self.queries.expand(len(states), -1, -1)
         x = self.norm(self.attention(queries, states, states, need_weights=False)[0])
         x = x + self.mlp(x)
@@ -125,13 +128,15 @@ class TextLoss:
 
 
 class VisionLoss:
-    """Pictures against captions with hard negatives, ten qualities against graded damage; text frozen."""
+    """Pictures against captions and near misses, what stands where, ten qualities of damage; text frozen."""
 
     def __init__(
         self,
         clip: CLIP,
+        grounding: Grounding,
         *,
         pictures: torch.Tensor,
+        tables: torch.Tensor,  # (N, 28)
         texts: torch.Tensor,  # (N, 5, 128) last text states of the captions; the fifth is a hard negative
         quality_texts: torch.Tensor,  # (2 M, 128) last text states: positive texts, then negative ones
         damaged: torch.Tensor,
@@ -139,8 +144,10 @@ class VisionLoss:
         severities: torch.Tensor,
         batch: int,
     ) -> None:
-        self.clip, self.batch, self.pictures = clip, batch, pictures
+        self.clip, self.grounding, self.batch = clip, grounding, batch
+        self.pictures, self.tables = pictures, tables
         self.texts, self.quality_texts = texts, quality_texts
+        clip.visual.output_tokens = True
         self.damaged, self.metrics, self.severities = damaged, metrics, severities
 
     def __call__(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -149,7 +156,9 @@ class VisionLoss:
         rows = pick(b, len(self.texts), generator)
         broken = pick(b, len(self.damaged), generator)
         pictures = to_unit(torch.cat([self.pictures[rows], self.damaged[broken]]))
-        vision = F.normalize(clip.encode_image(pictures).float(), dim=-1)
+        pooled, patches = clip.visual(pictures)
+        vision = F.normalize(pooled.float(), dim=-1)
+        cells = self.grounding(patches[:b], self.tables[rows])
         own = self.texts[rows, pick(b, self.texts.shape[1] - 1, generator)]
         texts = torch.cat([own, self.texts[rows, -1], self.quality_texts]).float()
         with torch.autocast(vision.device.type, enabled=False):
@@ -158,6 +167,8 @@ class VisionLoss:
             target = torch.arange(b, device=vision.device)
             contrast = F.cross_entropy(scale * vision[:b] @ texts[: 2 * b].T, target)
             contrast = (contrast + F.cross_entropy(scale * texts[:b] @ vision[:b].T, target)) / 2
+            ahead = ((texts[:b] - texts[b : 2 * b]) * vision[:b]).sum(dim=-1)
+            near = F.softplus(-scale * ahead).mean()
             positive, negative = texts[2 * b :].chunk(2)
             logits = QUALITY_SCALE * vision @ (positive - negative).T  # (2 B, M)
         clean = logits[:b]
@@ -166,8 +177,10 @@ class VisionLoss:
         damage = F.binary_cross_entropy_with_logits(hurt, wanted)
         intact = F.binary_cross_entropy_with_logits(clean, torch.full_like(clean, _BEST))
         return {
-            "loss": contrast + 2 * damage + intact,
+            "loss": contrast + near + 0.5 * cells + 2 * damage + intact,
             "contrast": contrast,
+            "near": near,
+            "cells": cells,
             "damage": damage,
             "intact": intact,
         }

@@ -25,7 +25,14 @@ LATENT_SIZE = PICTURE_SIZE // LATENT_FACTOR
 TEXT_WIDTH = 128
 _EMBED = 128
 _TEXT_LAYERS, _TEXT_HEADS = 4, 4
-_VISION = {"image_size": PICTURE_SIZE, "patch_size": 8, "layers": 4, "width": 160, "head_width": 32}
+VISION_WIDTH = 160
+_VISION = {
+    "image_size": PICTURE_SIZE,
+    "patch_size": 8,
+    "layers": 4,
+    "width": VISION_WIDTH,
+    "head_width": 32,
+}
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 _UNETS: dict[str, dict[str, Any]] = {  # edge 1.0 M parameters, cloud about 7 M

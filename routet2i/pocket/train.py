@@ -154,13 +154,16 @@ class Workshop:
 
     def _vision(self, name: str, plan: Plan) -> tuple[dict[str, torch.nn.Module], VisionLoss]:
         clip = self._build(name).to(self.device)
+        grounding = Grounding(networks.VISION_WIDTH).to(self.device)
         scenes = self._scenes()
         damaged = data.damaged_pictures(seed=0, count=self.args.damaged, cache=self.args.runs / "data")
         hurt = {key: torch.from_numpy(value[:]).to(self.device) for key, value in damaged.items()}
         used = scenes["tokens"][: self.args.captioned]
         loss = VisionLoss(
             clip,
+            grounding,
             pictures=scenes["pictures"],
+            tables=scenes["tables"],
             texts=self._last_states(clip, used.flatten(0, 1)).unflatten(0, used.shape[:2]),
             quality_texts=self._last_states(clip, self._quality_tokens()),
             damaged=hurt["pictures"],
@@ -168,7 +171,7 @@ class Workshop:
             severities=hurt["severities"],
             batch=plan.batch,
         )
-        return {name: clip}, loss
+        return {name: clip, "grounding": grounding}, loss
 
     @torch.no_grad()
     def _last_states(self, clip: CLIP, tokens: torch.Tensor) -> torch.Tensor:
