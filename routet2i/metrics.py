@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ class Metric:
     name: str
     positive: str
     negative: str
-    weight: float  # >= 0; its share of the routing decision is weight / sum of weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +33,8 @@ class MetricSet:
     """All metrics of a deployment, in file order."""
 
     metrics: tuple[Metric, ...]
-    alignment_weight: float  # >= 0; 0 = measured and stored, but without a say in routing
+    profiles: Mapping[str, Mapping[str, float]]  # name -> metric of `names` -> weight; each sums to 1
+    profile: str  # the one that routing decides by
     scale: float  # s in sigmoid(s * difference of cosines); 100 is CLIP's own upper bound
     sha256: str  # of the file's bytes; printed with every report
 
@@ -45,10 +45,8 @@ class MetricSet:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Return name -> weight for every name of `names`, normalised to sum 1."""
-        raw = {metric.name: metric.weight for metric in self.metrics} | {ALIGNMENT: self.alignment_weight}
-        total = math.fsum(raw.values())
-        return {name: weight / total for name, weight in raw.items()}
+        """Return name -> weight for every name of `names`, sum 1, of the profile that decides."""
+        return self.profiles[self.profile]
 
 
 def read_metrics(path: Path) -> MetricSet:
@@ -66,8 +64,10 @@ def read_metrics(path: Path) -> MetricSet:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MetricError(f"{path} is not valid TOML: {error}") from error
-    if unknown := sorted(set(document) - {"metric", ALIGNMENT, "scale"}):
-        raise MetricError(f"{path}: unknown key {unknown[0]!r}; known: scale, [alignment], [[metric]]")
+    if unknown := sorted(set(document) - {"metric", "profile", "profiles", "scale"}):
+        raise MetricError(
+            f"{path}: unknown key {unknown[0]!r}; known: scale, profile, [profiles.NAME], [[metric]]"
+        )
     tables = document.get("metric")
     if not isinstance(tables, list) or not tables:
         raise MetricError(f"{path}: no metric; write one table [[metric]] with name, positive and negative")
@@ -75,29 +75,49 @@ def read_metrics(path: Path) -> MetricSet:
     names = [metric.name for metric in metrics]
     if double := [name for name in names if names.count(name) > 1]:
         raise MetricError(f"{path}: metric {double[0]!r} stands there twice; names are unique")
-    alignment = document.get(ALIGNMENT, {})
-    if not isinstance(alignment, dict) or set(alignment) - {"weight"}:
-        raise MetricError(f"{path}: [alignment] holds weight = NUMBER and nothing else")
     scale = document.get("scale", 100.0)
     if type(scale) not in (int, float) or not 0 < scale <= 1000:
         raise MetricError(f"{path}: scale = {scale!r} must be a number above 0 and at most 1000")
-    found = MetricSet(
+    profiles = _profiles(path, document.get("profiles"), names=(*names, ALIGNMENT))
+    profile = document.get("profile", next(iter(profiles)))
+    if profile not in profiles:
+        raise MetricError(f"{path}: profile = {profile!r} is none of [profiles.NAME]: {', '.join(profiles)}")
+    return MetricSet(
         metrics=metrics,
-        alignment_weight=_weight(f"{path}: [alignment]", alignment.get("weight", 0.0)),
+        profiles=profiles,
+        profile=profile,
         scale=float(scale),
         sha256=hashlib.sha256(body).hexdigest(),
     )
-    if not any(metric.weight for metric in metrics) and not found.alignment_weight:
-        raise MetricError(f"{path}: every weight is 0; give at least one metric a weight above 0")
-    return found
+
+
+def _profiles(path: Path, tables: Any, *, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the normalised weights of each profile; without any, `equal` weighs all pairs of texts alike."""
+    if tables is None:
+        tables = {"equal": {name: 1.0 for name in names if name != ALIGNMENT}}
+    if not isinstance(tables, dict) or not tables:
+        raise MetricError(f"{path}: write at least one table [profiles.NAME] of metric = weight")
+    profiles = {}
+    for profile, weights in tables.items():
+        where = f"{path}: [profiles.{profile}]"
+        if not NAME.fullmatch(profile) or not isinstance(weights, dict):
+            raise MetricError(f"{where} must be a table under a name like a metric's")
+        if unknown := sorted(set(weights) - set(names)):
+            raise MetricError(f"{where} {unknown[0]!r} is no metric; known: {', '.join(names)}")
+        raw = {name: _weight(f"{where} {name}", weights.get(name, 0.0)) for name in names}
+        total = math.fsum(raw.values())
+        if not total:
+            raise MetricError(f"{where} every weight is 0; give at least one metric a weight above 0")
+        profiles[profile] = {name: weight / total for name, weight in raw.items()}
+    return profiles
 
 
 def _metric(path: Path, number: int, table: Any) -> Metric:
     where = f"{path}: metric {number}:"
     if not isinstance(table, dict):
         raise MetricError(f"{where} must be a table [[metric]]")
-    if unknown := sorted(set(table) - {"name", "positive", "negative", "weight"}):
-        raise MetricError(f"{where} unknown key {unknown[0]!r}; known: name, positive, negative, weight")
+    if unknown := sorted(set(table) - {"name", "positive", "negative"}):
+        raise MetricError(f"{where} unknown key {unknown[0]!r}; known: name, positive, negative")
     for key in ("name", "positive", "negative"):
         if not isinstance(table.get(key), str) or not table[key].strip():
             raise MetricError(f"{where} {key} = {table.get(key)!r} must be a text")
@@ -109,11 +129,10 @@ def _metric(path: Path, number: int, table: Any) -> Metric:
         )
     if table["positive"] == table["negative"]:
         raise MetricError(f"{where} positive and negative are the same text, so every score would be 0.5")
-    weight = _weight(where, table.get("weight", 1.0))
-    return Metric(name=name, positive=table["positive"], negative=table["negative"], weight=weight)
+    return Metric(name=name, positive=table["positive"], negative=table["negative"])
 
 
 def _weight(where: str, value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value <= 1e6:
-        raise MetricError(f"{where} weight = {value!r} must be a number from 0 to 1e6")
+        raise MetricError(f"{where} = {value!r} must be a number from 0 to 1e6")
     return float(value)

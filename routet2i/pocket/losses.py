@@ -21,6 +21,7 @@ _BEST, _RANGE = 0.95, 0.90  # target score of a clean picture, and what full dam
 _EMPTY_TEXT_SHARE = 0.1  # of captions dropped, so that classifier-free guidance has its other half
 _OBJECT_CONTRAST = 0.2  # of 2, from the background, in one channel
 _OBJECT_WEIGHT = 6.0
+_QUIETEST = 0.2  # variance below which a direction of the latents is not listened to any closer
 
 
 def to_unit(pictures: torch.Tensor) -> torch.Tensor:
@@ -215,7 +216,8 @@ class DenoiserLoss:
     """v-prediction under frozen text states, cells that hold an object above empty ones.
 
     The text alone says which cells those are, so the best prediction is the same with and without the
-    weights; only the gradient turns from the background to the objects. All noise levels weigh the same:
+    weights; only the gradient turns from the background to the objects. For the same reason quiet directions
+    of the latent channels weigh more than loud ones: hue lies in a quiet one. All noise levels weigh the same:
     layout and colour are decided at the noisy end, where a min-SNR weight learns least.
 
     Source: Salimans and Ho (2022) for v.
@@ -237,6 +239,7 @@ class DenoiserLoss:
         self.tokens, self.empty = tokens, empty
         self.text_encoder, self.batch = text_encoder, batch
         self.alphas = scheduler.alphas_cumprod.to(latents.device)
+        self.loudness = direction_weights(latents[:4000].float())
 
     def __call__(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return `loss` for one batch."""
@@ -257,6 +260,20 @@ class DenoiserLoss:
         cells = (self.tables[rows, 1::3] > 0).float().view(b, 1, 3, 3)
         weight = 1 + _OBJECT_WEIGHT * F.interpolate(cells, size=x.shape[-2:])
         return {"loss": (weight * error).mean() / weight.mean(), "error": error.mean()}
+
+
+def direction_weights(latents: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric matrix (C, C) that scales errors along each principal direction of the channels.
+
+    Squared errors are weighted by the direction's variance to the power of -3/4, at least _QUIETEST of it, and
+    by 1 on average; -1 would whiten.
+
+    Args:
+        latents: (N, C, H, W).
+    """
+    variances, directions = torch.linalg.eigh(torch.cov(latents.transpose(0, 1).flatten(1)))
+    weights = variances.clamp(min=_QUIETEST) ** -0.75
+    return directions @ torch.diag((weights / weights.mean()).sqrt()) @ directions.T
 
 
 def pad_texts(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:

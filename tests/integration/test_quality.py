@@ -17,10 +17,11 @@ from routet2i.models.quality import OpenClipScorer, encode_text, load_scorer
 
 METRICS = MetricSet(
     metrics=(
-        Metric(name="clarity", positive="clear photo", negative="blurry photo", weight=1.0),
-        Metric(name="color", positive="red circle", negative="blue square", weight=1.0),
+        Metric(name="clarity", positive="clear photo", negative="blurry photo"),
+        Metric(name="color", positive="red circle", negative="blue square"),
     ),
-    alignment_weight=0.0,
+    profiles={"equal": {"clarity": 0.5, "color": 0.5, "alignment": 0.0}},
+    profile="equal",
     scale=100.0,
     sha256="0" * 64,
 )

@@ -27,14 +27,26 @@ def test_the_packaged_file_has_the_ten_of_the_paper_in_order_and_alignment_as_he
         "Low definition photo",
     )
     assert metrics.scale == 100.0
+    assert metrics.profile == "aligned"
     assert metrics.weights["detail"] == pytest.approx(0.05)
     assert metrics.weights["alignment"] == pytest.approx(0.5)
+    assert metrics.profiles["paper"]["detail"] == pytest.approx(0.1)
+    assert metrics.profiles["paper"]["alignment"] == 0
     assert metrics.sha256 == hashlib.sha256(packaged("metrics").read_bytes()).hexdigest()
 
 
-def test_weights_sum_to_one_with_alignment_among_them(tmp_path: Path) -> None:
-    metrics = read_metrics(write(tmp_path, "[alignment]\nweight = 3\n" + PAIR))
-    assert metrics.weights == {"detail": 0.25, "alignment": 0.75}
+def test_each_profile_sums_to_one_and_the_first_decides_unless_one_is_named(tmp_path: Path) -> None:
+    profiles = "[profiles.both]\ndetail = 1\nalignment = 3\n[profiles.picture]\ndetail = 2\n"
+    both = {"detail": 0.25, "alignment": 0.75}
+    assert read_metrics(write(tmp_path, PAIR + profiles)).weights == both
+    named = read_metrics(write(tmp_path, 'profile = "picture"\n' + PAIR + profiles))
+    assert named.weights == {"detail": 1.0, "alignment": 0.0}
+    assert named.profiles["both"] == both
+
+
+def test_without_profiles_all_pairs_of_texts_weigh_alike(tmp_path: Path) -> None:
+    metrics = read_metrics(write(tmp_path, PAIR + PAIR.replace('"detail"', '"clarity"', 1)))
+    assert metrics.weights == {"detail": 0.5, "clarity": 0.5, "alignment": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -47,12 +59,16 @@ def test_weights_sum_to_one_with_alignment_among_them(tmp_path: Path) -> None:
         ("speed = 1\n" + PAIR, "unknown key 'speed'"),
         (PAIR + PAIR, "twice"),
         (PAIR + "colour = 1", "unknown key 'colour'"),
-        (PAIR + "weight = -1", "weight = -1"),
-        (PAIR + "weight = true", "weight = True"),
-        (PAIR + "weight = nan", "weight = nan"),
-        (PAIR + "weight = 0", "every weight is 0"),
+        (PAIR + "[profiles.a]\ndetail = -1", r"\[profiles.a\] detail = -1"),
+        (PAIR + "[profiles.a]\ndetail = true", "detail = True"),
+        (PAIR + "[profiles.a]\ndetail = nan", "detail = nan"),
+        (PAIR + "[profiles.a]\ndetail = 0", "every weight is 0"),
+        (PAIR + "[profiles.a]\nspeed = 1", "'speed' is no metric"),
+        (PAIR + "[profiles.A]\ndetail = 1", r"\[profiles.A\]"),
+        (PAIR + "[profiles]\na = 1", r"\[profiles.a\] must be a table"),
+        ("profiles = 1\n" + PAIR, "at least one table"),
+        ('profile = "b"\n' + PAIR + "[profiles.a]\ndetail = 1", "profile = 'b' is none of"),
         ("scale = 0\n" + PAIR, "scale = 0"),
-        ("alignment = 1\n" + PAIR, r"\[alignment\]"),
         (PAIR.replace("detail", "Detail", 1), "name = 'Detail'"),
         (PAIR.replace('"detail"', '"alignment"'), "alignment"),
         (PAIR.replace("Photo lacking detail", ""), "negative = ''"),
