@@ -217,8 +217,8 @@ class DenoiserLoss:
 
     The text alone says which cells those are, so the best prediction is the same with and without the
     weights; only the gradient turns from the background to the objects. For the same reason quiet directions
-    of the latent channels weigh more than loud ones: hue lies in a quiet one. All noise levels weigh the same:
-    layout and colour are decided at the noisy end, where a min-SNR weight learns least.
+    of the latent channels weigh more than loud ones: hue lies in a quiet one. All noise levels weigh the
+    same: layout and colour are decided at the noisy end, where a min-SNR weight learns least.
 
     Source: Salimans and Ho (2022) for v.
     """
@@ -265,8 +265,8 @@ class DenoiserLoss:
 def direction_weights(latents: torch.Tensor) -> torch.Tensor:
     """Return the symmetric matrix (C, C) that scales errors along each principal direction of the channels.
 
-    Squared errors are weighted by the direction's variance to the power of -3/4, at least _QUIETEST of it, and
-    by 1 on average; -1 would whiten.
+    Squared errors are weighted by the direction's variance (at least _QUIETEST) to the power of -3/4, and by
+    1 on average; -1 would whiten.
 
     Args:
         latents: (N, C, H, W).
