@@ -215,7 +215,7 @@ class AutoencoderLoss:
 class DenoiserLoss:
     """v-prediction under frozen text states, cells that hold an object above empty ones.
 
-    The text alone says which cells those are, so the best prediction is the same with and without the
+    The text nearly always says which cells those are, so the best prediction is the same with or without the
     weights; only the gradient turns from the background to the objects. For the same reason quiet directions
     of the latent channels weigh more than loud ones: hue lies in a quiet one. All noise levels weigh the
     same: layout and colour are decided at the noisy end, where a min-SNR weight learns least.

@@ -36,7 +36,7 @@ from routet2i.pocket.losses import (
     text_states,
     to_unit,
 )
-from routet2i.pocket.tokens import build_tokenizer
+from routet2i.pocket.tokens import build_tokenizer, save_tokenizer
 from routet2i.tiers import packaged
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -70,7 +70,14 @@ class Workshop:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, args.device
-        self.tokenizer = make_tokenizer()
+        self.tokenizer = self._tokenizer()
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        """Return the one tokenizer of all runs: learned a second time, it may number its tokens otherwise."""
+        packaged_folder, own = pocket.folder("cloud") / "tokenizer", self.args.runs / "tokenizer"
+        if not self.args.warm and not own.exists():
+            save_tokenizer(make_tokenizer(), own)
+        return CLIPTokenizer.from_pretrained(str(packaged_folder if self.args.warm else own))
 
     def train(self, name: str) -> None:
         """Train one model to the end of its plan."""

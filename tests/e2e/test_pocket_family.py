@@ -62,11 +62,11 @@ def test_training_can_go_on_from_the_packaged_weights() -> None:
 def test_pictures_show_their_one_object_prompts(tier: str, captions: list[world.Caption]) -> None:
     # When a tier draws held-out prompts of one object
     pictures = generate(read_tiers(packaged("pocket"))[tier], captions, device="cpu")
-    # Then the inspector sees what they say more often than not; pictures of other prompts hold a fifth of it.
-    # A guard against broken weights: how good they are, and what is missing, stands in the model card
+    # Then the inspector sees what they say; pictures of other prompts hold a fifth of it. (A guard against
+    # broken weights, a little below the targets, which are measured on 500 prompts: see the model card.)
     seen = share(inspections(pictures, captions))
-    assert seen >= 0.45
-    assert seen >= share(inspections(pictures, captions[1:] + captions[:1])) + 0.2
+    assert seen >= 0.8
+    assert seen >= share(inspections(pictures, captions[1:] + captions[:1])) + 0.4
 
 
 @pytest.mark.parametrize("name", list(degradations.DEGRADATIONS))
@@ -86,7 +86,7 @@ def test_a_metric_falls_as_its_own_damage_grows(name: str) -> None:
         scores = [row[name] for row in scorer.score(pictures, ["a picture"] * len(pictures))]
         falls.append(-spearmanr(levels, scores).statistic)
     # Then the score falls with it (the target, 0.8 on 40 scenes, is in the model card; this is a guard)
-    assert np.mean(falls) >= 0.7
+    assert np.mean(falls) >= 0.72
 
 
 def test_the_demonstration_is_real_from_the_first_line_to_the_last(

@@ -1,5 +1,6 @@
 """The pocket family's parts: tokenizer, networks, data, and a run that can be interrupted."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
+from routet2i import pocket
 from routet2i.pocket import data, networks, world
 from routet2i.pocket.loop import Plan, Run, learning_rate_factor
 from routet2i.pocket.losses import Grounding, last_states, pad_texts, text_states
 from routet2i.pocket.tokens import CONTEXT_LENGTH
-from routet2i.pocket.train import make_tokenizer
+from routet2i.pocket.train import Workshop, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,30 @@ def test_every_word_of_the_grammar_is_one_token(tokenizer):
     lengths = {word: len(tokenizer.tokenize(word)) for word in words}
     # Then none is split
     assert {word for word, length in lengths.items() if length != 1} == set()
+
+
+@pytest.mark.parametrize(("word", "synonym"), [("red", "scarlet"), ("disk", "circle"), ("big", "large")])
+def test_the_packaged_tokenizer_is_the_one_that_the_text_tower_learned_with(word, synonym):
+    # Given the packaged tower's vectors of words, found through the packaged tokenizer
+    pair = pocket.folder("edge")
+    vocabulary = CLIPTokenizer.from_pretrained(str(pair / "tokenizer")).get_vocab()
+    tower = load_file(str(pair / "text_encoder" / "model.safetensors"))
+    name = next(key for key in tower if key.endswith("token_embedding.weight"))
+    vectors = {text: tower[name][vocabulary[f"{text}</w>"]].float() for text in (word, synonym, "navy")}
+    # When a word is compared with its synonym and with another thing
+    near, far = (torch.cosine_similarity(vectors[word], vectors[text], dim=0) for text in (synonym, "navy"))
+    # Then the synonym is the nearer one by far: with permuted ids it would be as far as any word
+    assert near > 0.4 > far
+
+
+def test_runs_without_packaged_weights_share_one_tokenizer(tmp_path):
+    # Given two commands on one folder of runs
+    args = argparse.Namespace(runs=tmp_path, warm=False, device="cpu")
+    # When each asks for its tokenizer
+    first, second = Workshop(args).tokenizer, Workshop(args).tokenizer
+    # Then the second reads what the first has written
+    assert first.get_vocab() == second.get_vocab()
+    assert (tmp_path / "tokenizer").is_dir()
 
 
 def test_no_caption_is_longer_than_the_context(tokenizer):
