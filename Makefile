@@ -6,8 +6,11 @@ STAMP := $(VENV)/.ready
 # what the environment is made of: when it changes, so does the key, and `setup` runs again
 KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/dev/null | cksum | tr ' ' -)
 
+# human ratings, where this machine has them
+DATA ?= $(wildcard ../shared/data)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test lint bench lock
+.PHONY: help setup install demo up test lint bench routing lock
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +43,9 @@ lint: setup ## ruff, types, import rules
 
 bench: setup ## measure speed, write reports/bench.json
 	$(BIN)/python -m tests.bench
+
+routing: setup ## measure every router, write docs/routing.md; DATA=FOLDER of rated sets
+	$(BIN)/python -m scheduler.routing $(if $(DATA),--data $(DATA))
 
 lock: setup ## write what is installed to constraints.txt
 	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip \

@@ -17,7 +17,7 @@ from db.dialects import run
 from db.invariants import Violation, check_invariants
 from db.session import reading
 from db.story import AttemptStory, JobStory, LedgerLine, PictureStory, at, job_story, moment
-from routet2i.contracts import JobState, Rejection
+from routet2i.contracts import SHADOW_TENANT, JobState, Rejection
 from routet2i.errors import NotFound
 
 __all__ = [
@@ -79,13 +79,14 @@ class WindowStory:
 
 
 def batches(engine: Engine, *, limit: int) -> list[BatchStatus]:
-    """Return the newest batches, newest first."""
+    """Return the users' newest batches, newest first; batches of shadows are left out."""
     with reading(engine) as connection:
         ids = (
             run(
                 connection,
-                "SELECT id FROM batch ORDER BY created_ms DESC, id DESC LIMIT :limit",
-                {"limit": limit},
+                """SELECT id FROM batch WHERE tenant <> :shadow
+                    ORDER BY created_ms DESC, id DESC LIMIT :limit""",
+                {"limit": limit, "shadow": SHADOW_TENANT},
             )
             .scalars()
             .all()

@@ -1,4 +1,4 @@
-"""The promises of reliability.md section 1, as SQL that finds what breaks them.
+"""The promises of reliability.md section 1, and one on shadows (I11), as SQL that finds what breaks them.
 
 Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4:
 there is no paid call yet) and not what a model makes of equal inputs (I10).
@@ -18,7 +18,7 @@ SHOWN = 20  # violations per check: a broken promise is rarely broken once
 class Violation:
     """One broken promise."""
 
-    invariant: str  # I1 to I9
+    invariant: str  # I1 to I11
     detail: str  # which row, and what is wrong with it
 
 
@@ -152,11 +152,40 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
         """SELECT 'job ' || a.job_id FROM attempt a JOIN microbatch m ON m.id = a.microbatch_id
             JOIN worker w ON w.id = a.worker_id WHERE w.tier <> m.tier""",
     ),
+    (
+        "I11",
+        "is a shadow outside a batch of shadows, or a user's job inside one",
+        """SELECT 'job ' || j.id FROM job j JOIN batch b ON b.id = j.batch_id
+            WHERE (j.shadow_of IS NOT NULL) <> (b.tenant = 'shadow')""",
+    ),
+    (
+        "I11",
+        "is a shadow that asks for something else than its job",
+        """SELECT 'job ' || s.id FROM job s JOIN job j ON j.id = s.shadow_of
+            WHERE s.prompt <> j.prompt OR s.seed <> j.seed OR s.n <> 1 OR j.shadow_of IS NOT NULL
+               OR COALESCE(s.negative_prompt, '') <> COALESCE(j.negative_prompt, '')
+               OR COALESCE(s.width, 0) <> COALESCE(j.width, 0)
+               OR COALESCE(s.height, 0) <> COALESCE(j.height, 0)""",
+    ),
+    (
+        "I11",
+        "is a shadow that was not assigned to the other tier, in its job's window and by its draw",
+        """SELECT 'job ' || s.id FROM job s
+            LEFT JOIN assignment b ON b.job_id = s.id LEFT JOIN assignment a ON a.job_id = s.shadow_of
+            WHERE s.shadow_of IS NOT NULL AND (a.job_id IS NULL OR b.job_id IS NULL OR a.tier = b.tier
+                OR a.window_id <> b.window_id OR b.reason <> 'shadow' OR a.propensity IS NULL)""",
+    ),
+    (
+        "I11",
+        "draws a shadow on the deployment's budget",
+        """SELECT 'microbatch ' || m.id FROM microbatch m JOIN batch b ON b.id = m.batch_id
+            WHERE b.tenant = 'shadow' AND m.period_budget_id IS NOT NULL""",
+    ),
 )
 
 
 def check_invariants(engine: Engine) -> list[Violation]:
-    """Return what breaks I1 to I3 and I5 to I9 now, as far as SQL can see; an empty list is good news.
+    """Return what breaks I1 to I3, I5 to I9 and I11 now, as far as SQL can see; an empty list is good news.
 
     I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
     """

@@ -1,6 +1,7 @@
 """What a person typed -> one id: a unique prefix, a full id, `last`, a job's custom id.
 
-It knows ids only, never what a batch or a job is like (`db.audit`).
+A shadow and its batch are found by their ids only, never by `last` or a custom id. It knows ids, never what a
+batch or a job is like (`db.audit`).
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from db.dialects import run
+from routet2i.contracts import SHADOW_TENANT
 from routet2i.errors import NotFound
 
 SHOWN = 5  # candidates an error lists
@@ -16,7 +18,11 @@ SHOWN = 5  # candidates an error lists
 def resolve_batch(connection: Connection, prefix: str) -> str:
     """Return the one batch that is meant; see `Repository.resolve_batch`."""
     if prefix == "last":
-        found = _ids(connection, "SELECT id FROM batch ORDER BY created_ms DESC, id DESC LIMIT 1", {})
+        found = _ids(
+            connection,
+            "SELECT id FROM batch WHERE tenant <> :shadow ORDER BY created_ms DESC, id DESC LIMIT 1",
+            {"shadow": SHADOW_TENANT},
+        )
         if not found:
             raise NotFound("there is no batch yet; type: routet2i submit FILE")
         return found[0]
@@ -34,7 +40,7 @@ def resolve_job(connection: Connection, what: str, *, batch_id: str | None) -> s
     parameters = {"what": what, "limit": SHOWN + 1} | ({} if batch_id is None else {"batch_id": batch_id})
     exact = _ids(
         connection,
-        f"""SELECT id FROM job WHERE (id = :what OR custom_id = :what){where}
+        f"""SELECT id FROM job WHERE (id = :what OR (custom_id = :what AND shadow_of IS NULL)){where}
             ORDER BY id DESC LIMIT :limit""",  # noqa: S608 - a constant
         parameters,
     )

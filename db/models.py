@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -160,6 +161,7 @@ job = Table(
     Column("state", Text, nullable=False),  # queued, assigned, done (then `outcome` says how)
     Column("microbatch_id", Text, ForeignKey("microbatch.id")),  # that has it now, or had it last
     Column("created_ms", BigInteger, nullable=False),
+    Column("shadow_of", Text, ForeignKey("job.id")),  # the user's job it repeats on the other tier
     UniqueConstraint("batch_id", "seq"),
     UniqueConstraint("batch_id", "custom_id"),
     CheckConstraint("state IN ('queued', 'assigned', 'done')", name="state"),
@@ -179,6 +181,13 @@ job = Table(
         sqlite_where=text("microbatch_id IS NOT NULL"),
         postgresql_where=text("microbatch_id IS NOT NULL"),
     ),
+    Index(  # a job has at most one shadow
+        "ix_job_shadow_of",
+        "shadow_of",
+        unique=True,
+        sqlite_where=text("shadow_of IS NOT NULL"),
+        postgresql_where=text("shadow_of IS NOT NULL"),
+    ),
 )
 
 assignment = Table(
@@ -192,6 +201,17 @@ assignment = Table(
     Column("threshold", Float, nullable=False),  # below it a job goes to the cloud
     Column("micro_usd", BigInteger, nullable=False),  # reserved for all its pictures
     Column("scores", Text, nullable=False),  # JSON, tier -> metric -> predicted [0, 1]
+    Column("propensity", Float),  # probability of its shadow when it was decided; NULL = it could have none
+    sqlite_with_rowid=False,
+)
+
+yardstick = Table(
+    "yardstick",
+    metadata,
+    Column("predictor_name", Text, primary_key=True),
+    Column("predictor_version", Text, primary_key=True),
+    Column("weights", Text, nullable=False),  # JSON, metric -> weight of PRS, sum 1
+    Column("spans", Text, nullable=False),  # JSON, metric -> Gamma g: what a measured PRS divides by
     sqlite_with_rowid=False,
 )
 
@@ -279,4 +299,28 @@ leader = Table(
     Column("holder", Text, nullable=False),
     Column("term", BigInteger, nullable=False),  # grows with every election
     Column("expires_ms", BigInteger, nullable=False),
+)
+
+predictor = Table(
+    "predictor",
+    metadata,
+    Column("version", Text, primary_key=True),  # twelve hex digits of the manifest's hash
+    Column("name", Text, nullable=False),  # for people; the newest version of a name is what the name means
+    Column("manifest", Text, nullable=False),  # predictor.json, as it was written
+    Column("data_sha256", Text, nullable=False),  # of training prompts and scores
+    Column("prompts", Integer, nullable=False),  # it was trained on
+    Column("figures", Text, nullable=False),  # JSON object: what it is worth
+    Column("created_ms", BigInteger, nullable=False),
+    Column("weights", LargeBinary, nullable=False),  # safetensors; last, so that lists need not read over it
+    Index("ix_predictor_name", "name", "created_ms"),
+)
+
+promotion = Table(
+    "promotion",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True),  # the highest one is live
+    Column("version", Text, ForeignKey("predictor.version"), nullable=False),
+    Column("who", Text, nullable=False),  # a person, or the name of a policy
+    Column("reason", Text, nullable=False),  # in their words
+    Column("at_ms", BigInteger, nullable=False),
 )

@@ -5,10 +5,25 @@ A facade: it opens transactions; the statements stand in the module of their nou
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Engine
 
-from db import cancelling, claims, dispatching, intake, leader, lookup, sweeping, windows, workers
+from db import (
+    cancelling,
+    claims,
+    dispatching,
+    intake,
+    leader,
+    lookup,
+    pairs,
+    predictors,
+    sweeping,
+    windows,
+    workers,
+)
+from db.pairs import ShadowPair, ShadowSpending
+from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
 from routet2i.contracts import (
     CancelReport,
@@ -24,6 +39,7 @@ from routet2i.contracts import (
     SweepReport,
     WindowPlan,
     WindowWork,
+    Yardstick,
 )
 
 LOST_AFTER = 3  # heartbeats a worker may miss: two are lost in a slow model load, three are not
@@ -259,3 +275,81 @@ class Repository:
         """
         with reading(self.engine) as connection:
             return lookup.resolve_job(connection, text, batch_id=batch_id)
+
+    # shadows
+
+    def shadow_pairs(
+        self, *, batch_id: str | None = None, version: str | None = None, limit: int | None = None
+    ) -> list[ShadowPair]:
+        """Return the jobs whose picture and whose shadow's picture are there, oldest first.
+
+        Args:
+            batch_id: of the users' jobs; None = every batch.
+            version: of the predictor that decided; None = every one.
+            limit: only so many, the newest; None = all.
+        """
+        with reading(self.engine) as connection:
+            return pairs.shadow_pairs(connection, batch_id=batch_id, version=version, limit=limit)
+
+    def shadow_spending(self, batch_id: str) -> ShadowSpending:
+        """Return how many shadows a batch's jobs have, and what they cost; the batch paid none of it."""
+        with reading(self.engine) as connection:
+            return pairs.shadow_spending(connection, batch_id)
+
+    def yardsticks(self) -> Mapping[tuple[str, str], Yardstick]:
+        """Return (predictor name, version) -> what it measures PRS with; rules that only rank lack it."""
+        with reading(self.engine) as connection:
+            return pairs.yardsticks(connection)
+
+    # predictors
+
+    def add_predictor(self, *, name: str, manifest: str, weights: bytes, figures: Mapping[str, Any]) -> bool:
+        """Write a fitted version into the registry; False if it was there already, under whatever name.
+
+        Nothing becomes live by this. Call `scheduler.predictor.registry.register`, which checks the files.
+
+        Args:
+            name: for people; of versions with one name the newest is meant.
+            manifest: text of predictor.json; it names the version.
+            weights: bytes of weights.safetensors.
+            figures: what the version is worth, as JSON values.
+        Raises:
+            Conflict: the version is there with other files.
+            UsageError: the manifest is none.
+        """
+        return write(
+            self.engine,
+            lambda c: predictors.add(c, name=name, manifest=manifest, weights=weights, figures=figures),
+        )
+
+    def predictors(self) -> list[PredictorRow]:
+        """Return every version of the registry, newest first, without weights."""
+        with reading(self.engine) as connection:
+            return predictors.rows(connection)
+
+    def find_predictor(self, name_or_version: str) -> PredictorArtefact:
+        """Return the files of a version, or of the newest version of a name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with reading(self.engine) as connection:
+            return predictors.find(connection, name_or_version)
+
+    def promote_predictor(self, version: str, *, who: str, reason: str) -> bool:
+        """Make a version live by adding a promotion; False, and nothing is written, if it is live already.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        return write(self.engine, lambda c: predictors.promote(c, version=version, who=who, reason=reason))
+
+    def live_predictor(self) -> str | None:
+        """Return the version promoted last, or None before the first promotion."""
+        with reading(self.engine) as connection:
+            return predictors.live(connection)
+
+    def last_promotion(self) -> Promotion | None:
+        """Return who made the live version live, or None before the first promotion."""
+        with reading(self.engine) as connection:
+            return predictors.last_promotion(connection)

@@ -1,20 +1,22 @@
 """A decision round's two ends: what waits, and the plan made permission.
 
 It knows rows, not reasons: which tier a job deserves is `scheduler.allocator`'s affair. The plan is written
-in one transaction; the ledger may refuse a microbatch, which then takes its fallback tier or stays queued.
+in one transaction, with the shadows that its draw has hit (`db.shadows`); the ledger may refuse a microbatch,
+which then takes its fallback tier or stays queued.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 from sqlalchemy import Connection
 
-from db import ledger
+from db import ledger, shadows
 from db.dialects import pack_ids, run
 from db.leader import require_term
 from db.ledger import Account
+from db.shadows import ShadowBatch
 from routet2i.contracts import (
     Assignment,
     Funds,
@@ -110,8 +112,11 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
         return known
     if plan.leader_term is not None:
         require_term(connection, term=plan.leader_term)
+    shadow_batch = None if plan.shadows is None else shadows.open_batch(connection, plan.shadows)
     proposed = _still_queued(connection, plan)
-    granted, refused = _reserve(connection, plan, proposed)
+    granted, refused = _reserve(
+        connection, plan, proposed, shadow=None if shadow_batch is None else shadow_batch.account
+    )
     assigned = sum(len(grant.microbatch.assignments) for grant in granted)
     deferred = list(plan.deferred)
     deferred += [(job.job_id, "budget") for microbatch in refused for job in microbatch.assignments]
@@ -123,7 +128,7 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
     )
     _insert_window(connection, plan, window)
     if granted:
-        _insert_microbatches(connection, plan, [grant.microbatch for grant in granted])
+        _insert_granted(connection, plan, [grant.microbatch for grant in granted], shadow_batch=shadow_batch)
     return window
 
 
@@ -174,9 +179,13 @@ def _of(jobs: set[str], assignments: Sequence[Assignment]) -> tuple[Assignment, 
 
 
 def _reserve(
-    connection: Connection, plan: WindowPlan, proposed: Sequence[Microbatch]
+    connection: Connection, plan: WindowPlan, proposed: Sequence[Microbatch], *, shadow: Account | None
 ) -> tuple[list[_Granted], list[Microbatch]]:
-    """Ask the ledger for each microbatch, then for its fallback; return the granted and the refused."""
+    """Ask the ledger for each microbatch, then for its fallback; return the granted and the refused.
+
+    Args:
+        shadow: one more account to lock, for accounts are locked in one go.
+    """
     if plan.period_budget is not None and proposed:
         ledger.open_account(
             connection,
@@ -184,7 +193,8 @@ def _reserve(
             limit=plan.period_budget.limit_micro_usd,
         )
     accounts = {microbatch.batch_id: _accounts(plan, microbatch.batch_id) for microbatch in proposed}
-    ledger.lock(connection, (account for both in accounts.values() for account in both))
+    touched = {account for both in accounts.values() for account in both}
+    ledger.lock(connection, touched if shadow is None else touched | {shadow})
     granted: list[_Granted] = []
     refused: list[Microbatch] = []
     for microbatch in proposed:
@@ -266,10 +276,40 @@ def _insert_window(connection: Connection, plan: WindowPlan, window: RecordedWin
     )
 
 
-def _insert_microbatches(
-    connection: Connection, plan: WindowPlan, microbatches: Sequence[Microbatch]
+def _insert_granted(
+    connection: Connection,
+    plan: WindowPlan,
+    microbatches: Sequence[Microbatch],
+    *,
+    shadow_batch: ShadowBatch | None,
 ) -> None:
-    period = plan.period_budget
+    """Insert what the ledger has granted, and the shadows of it that the draw has hit."""
+    propensity: Mapping[str, float] = {}
+    copies: list[Microbatch] = []
+    if plan.shadows is not None and shadow_batch is not None:
+        assignments = [a for microbatch in microbatches for a in microbatch.assignments]
+        drawn = shadows.draw(connection, plan.shadows, shadow_batch, assignments)
+        propensity = drawn.propensity
+        copies = shadows.record(connection, plan.shadows, shadow_batch, drawn.chosen)
+        if plan.shadows.yardstick is not None:
+            shadows.keep_yardstick(
+                connection, plan.shadows.yardstick, name=plan.predictor_name, version=plan.predictor_version
+            )
+    _insert_microbatches(
+        connection, plan.window_id, microbatches, period=plan.period_budget, propensity=propensity
+    )
+    if copies:
+        _insert_microbatches(connection, plan.window_id, copies, period=None, propensity={})
+
+
+def _insert_microbatches(
+    connection: Connection,
+    window_id: str,
+    microbatches: Sequence[Microbatch],
+    *,
+    period: PeriodBudget | None,
+    propensity: Mapping[str, float],
+) -> None:
     run(
         connection,
         """INSERT INTO microbatch(id, batch_id, window_id, tier, width, height, state, fence, deliveries,
@@ -280,7 +320,7 @@ def _insert_microbatches(
             {
                 "id": microbatch.microbatch_id,
                 "batch_id": microbatch.batch_id,
-                "window_id": plan.window_id,
+                "window_id": window_id,
                 "tier": microbatch.tier,
                 "width": microbatch.width,
                 "height": microbatch.height,
@@ -293,18 +333,21 @@ def _insert_microbatches(
     )
     run(
         connection,
-        """INSERT INTO assignment(job_id, window_id, tier, reason, prs, threshold, micro_usd, scores)
-            VALUES(:job_id, :window_id, :tier, :reason, :prs, :threshold, :micro_usd, :scores)""",
+        """INSERT INTO assignment(job_id, window_id, tier, reason, prs, threshold, micro_usd, scores,
+                                  propensity)
+            VALUES(:job_id, :window_id, :tier, :reason, :prs, :threshold, :micro_usd, :scores,
+                   :propensity)""",
         [
             {
                 "job_id": assignment.job_id,
-                "window_id": plan.window_id,
+                "window_id": window_id,
                 "tier": assignment.tier,
                 "reason": assignment.reason,
                 "prs": assignment.prs,
                 "threshold": assignment.threshold,
                 "micro_usd": assignment.micro_usd,
                 "scores": orjson.dumps(assignment.scores).decode(),
+                "propensity": propensity.get(assignment.job_id),
             }
             for microbatch in microbatches
             for assignment in microbatch.assignments

@@ -12,6 +12,8 @@ from enum import StrEnum
 from uuid import UUID
 
 MESSAGE_VERSION = 1  # of the Celery message {"v": 1, "microbatch_id": "<uuid>"}; other versions are dropped
+SHADOW_TENANT = "shadow"  # owns the batches of shadow jobs; `status` and `last` leave them out
+SHADOW_REASON = "shadow"  # of every shadow's assignment; a code of `scheduler.allocator.REASONS`
 
 
 class TierKind(StrEnum):
@@ -269,6 +271,46 @@ class PeriodBudget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Yardstick:
+    """What turns the scores of two pictures into a measured PRS, as a predictor version means it.
+
+    PRS = sum of weight * sigmoid((edge score - cloud score) / span) over the metrics (`scheduler.prs`).
+    """
+
+    weights: Mapping[str, float]  # metric -> weight, sum 1
+    spans: Mapping[str, float]  # metric -> Gamma g > 0, for the same metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShadowTier:
+    """Where the shadow of a job is drawn."""
+
+    tier: str
+    kind: TierKind
+    width: int  # pixels, of a job without a size of its own
+    height: int
+    micro_usd: int  # price of one picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShadowPlan:
+    """Which jobs of a window are drawn on the other tier as well, and what that may cost."""
+
+    share: float  # an eligible job gets a shadow with this probability: its propensity, in (0, 1]
+    drawn: frozenset[str]  # the job ids that the draw has hit
+    other: Mapping[str, ShadowTier]  # tier a job is assigned to -> where its shadow goes
+    key: str  # names the shadow batch of this deployment and budget period
+    limit_micro_usd: int  # of that batch, fixed when its first window is recorded
+    microbatch_jobs: int  # most shadows one message names
+    yardstick: Yardstick | None  # of the predictor that decided; None = it has none
+
+    @property
+    def dearest(self) -> int:
+        """Return the price of the dearest shadow, micro-USD."""
+        return max(one.micro_usd for one in self.other.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WindowPlan:
     """What a decision round proposes; the ledger turns it into permission, or refuses."""
 
@@ -282,6 +324,7 @@ class WindowPlan:
     deferred: tuple[tuple[str, str], ...] = ()  # (job id, reason): they stay queued for a second
     leader_term: int | None = None  # the term this leader decides in; None = no leader asked
     period_budget: PeriodBudget | None = None
+    shadows: ShadowPlan | None = None  # None = no traffic is shadowed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -170,8 +170,12 @@ class FakeGenerator:
     model_id = "fake"
     model_revision = "fake-1"
 
-    def __init__(self, *, distinct: bool = True) -> None:
-        """Draw a picture per request, or with `distinct` false one and the same tiny one, at no cost."""
+    def __init__(self, *, distinct: bool = True, style: str = "") -> None:
+        """Draw a picture per request, or with `distinct` false one and the same tiny one, at no cost.
+
+        Another `style` draws other pictures of the same requests, as another model would.
+        """
+        self._style = style.encode()
         self.settings = json.dumps({"generator": "fake", "distinct": distinct})
         self.calls: list[int] = []  # group sizes, in order
         self._same = None if distinct else _gradient(b"the same", width=8, height=8)
@@ -181,7 +185,10 @@ class FakeGenerator:
         self.calls.append(len(requests))
         if self._same is not None:
             return [self._same] * len(requests)
-        return [_gradient(_key(request), width=request.width, height=request.height) for request in requests]
+        return [
+            _gradient(self._style + _key(request), width=request.width, height=request.height)
+            for request in requests
+        ]
 
 
 class FakeScorer:

@@ -56,6 +56,8 @@ def refreshed(text: str, *, root: Path) -> str:
 
     def table(match: re.Match[str]) -> str:
         figures = read_report(root / match[2])
+        if not figures:
+            return f"{match[1]}{match[3]}"
         command = figures[0].command
         return f"{match[1]}{as_table(figures)}\n\nPrinted by `{command}`.\n{match[3]}"
 

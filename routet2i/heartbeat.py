@@ -13,6 +13,7 @@ import structlog
 from routet2i import __version__
 
 HEARTBEAT_SECONDS = 5.0  # a worker silent for three of them is lost (reliability.md, section 5)
+LIVE_SECONDS = 3 * HEARTBEAT_SECONDS  # a worker silent for longer is not counted
 State = Literal["idle", "busy", "draining", "stopped"]
 _log = structlog.get_logger(__name__)
 

@@ -48,7 +48,9 @@ class Settings(BaseSettings):
         "pocket:clip", description="open_clip model: pocket:clip, a folder, or hf-hub:OWNER/NAME"
     )
     predictor: str = Field(
-        "noun_count", description="noun_count, prompt_length, random, constant, or a folder"
+        "live",
+        description="live (the promoted version, else the tier file's), pocket, cold_start, noun_count, "
+        "prompt_length, random, constant, a folder, or a version or name of the registry",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0; beats the tier file")
     tier: str | None = Field(None, description="the tier that a worker process serves")
@@ -56,6 +58,12 @@ class Settings(BaseSettings):
     window_seconds: float = Field(1.0, gt=0, description="pace of decision windows")
     budget_micro_usd: int | None = Field(None, ge=0, description="limit per period for the whole deployment")
     budget_period_seconds: int = Field(3600, ge=1, description="length of that period")
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of jobs that both tiers draw, to watch and train the predictor"
+    )
+    shadow_budget_micro_usd: int = Field(
+        1_000_000, ge=0, description="limit per period for those second pictures; users' budgets pay none"
+    )
     microbatch_jobs: int = Field(16, ge=1, le=4096, description="most jobs one Celery message names")
     sent_per_slot: int = Field(3, ge=1, le=1000, description="messages in flight per live worker")
     lease_seconds: float = Field(45.0, ge=1, description="life of a claim without renewal")

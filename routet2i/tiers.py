@@ -19,6 +19,8 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REVISION = re.compile(r"[0-9a-f]{40}")
 POCKET = "pocket:"  # model prefix: a folder shipped in this package
 DTYPES = ("float32", "float16", "bfloat16")
+ROUTING = ("edge", "cloud", "predictor")  # keys of [routing]
+DEFAULT_PREDICTOR = "cold_start"  # for natural prompts and any pair of models
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,7 @@ class Tiers:
     profiles: Mapping[str, TierProfile]
     edge: str  # name of the routed pair's light tier
     cloud: str  # name of the routed pair's large tier
+    predictor: str  # that is live before the first promotion
     source: str  # the file it was read from
 
     def __getitem__(self, name: str) -> TierProfile:
@@ -97,6 +100,10 @@ def read_tiers(path: Path) -> Tiers:
         raise TierError(f"{path}: unknown table {sorted(document)[0]!r}; known: routing, tier.NAME")
     if not isinstance(tables, dict) or not tables:
         raise TierError(f"{path}: no tier; write one table [tier.edge] and one [tier.cloud]")
+    if not isinstance(routing, dict):
+        raise TierError(f"{path}: [routing] must be a table")
+    if unknown := sorted(set(routing) - set(ROUTING)):
+        raise TierError(f"{path}: [routing] unknown key {unknown[0]!r}; known: {', '.join(ROUTING)}")
     profiles = {name: _profile(path, name, table) for name, table in tables.items()}
     queues = [profile.queue for profile in profiles.values()]
     for queue in queues:
@@ -104,11 +111,30 @@ def read_tiers(path: Path) -> Tiers:
             raise TierError(f"{path}: two tiers share queue {queue!r}; give each its own")
     edge = _routed(path, profiles, routing, TierKind.EDGE)
     cloud = _routed(path, profiles, routing, TierKind.CLOUD)
-    return Tiers(profiles=profiles, edge=edge, cloud=cloud, source=str(path))
+    predictor = _predictor(path, routing)
+    return Tiers(profiles=profiles, edge=edge, cloud=cloud, predictor=predictor, source=str(path))
 
 
-def _routed(path: Path, profiles: Mapping[str, TierProfile], routing: Any, kind: TierKind) -> str:
-    named = routing.get(kind.value) if isinstance(routing, dict) else None
+def _predictor(path: Path, routing: Mapping[str, Any]) -> str:
+    """Return the name of a predictor; a folder, which begins with '.', '/' or '~', is made absolute."""
+    named = routing.get("predictor", DEFAULT_PREDICTOR)
+    if not isinstance(named, str) or named in ("", "live"):
+        raise TierError(
+            f"{path}: [routing] predictor = {named!r} must name what predicts before the first promotion: "
+            '"pocket", "cold_start", "noun_count" ..., or a folder like "./predictor"'
+        )
+    if not named.startswith((".", "/", "~")):
+        return named
+    folder = (path.parent / Path(named).expanduser()).resolve()
+    if not folder.is_dir():
+        raise TierError(f"{path}: [routing] predictor folder {folder} does not exist")
+    return str(folder)
+
+
+def _routed(
+    path: Path, profiles: Mapping[str, TierProfile], routing: Mapping[str, Any], kind: TierKind
+) -> str:
+    named = routing.get(kind.value)
     candidates = [name for name, profile in profiles.items() if profile.kind is kind]
     if named is None and len(candidates) == 1:
         return candidates[0]

@@ -9,7 +9,7 @@ a job predicted better on the edge stays there even if money is left.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from routet2i.contracts import Assignment, Microbatch, Prediction, WindowJob, new_id
+from routet2i.contracts import SHADOW_REASON, Assignment, Microbatch, Prediction, WindowJob, new_id
 from routet2i.tiers import TierProfile, Tiers
 
 CAP = 0.5  # of alpha: at this PRS the tiers are equal
@@ -25,6 +25,7 @@ REASONS: Mapping[str, str] = {
     BETTER_ON_EDGE: "the edge tier was predicted to draw it as well or better",
     CLOUD_MONEY_SHORT: "the cloud tier was predicted to draw it better, but other jobs gain more per dollar",
     BUDGET_GUARD: "the ledger refused the price of the chosen tier, so the cheaper tier draws it",
+    SHADOW_REASON: "it repeats a user's job on the other tier, to compare prediction and pictures",
     BUDGET: "the budget does not cover even the edge tier now; it waits for money",
 }
 

@@ -88,10 +88,16 @@ def period_budget(
     """
     if limit_micro_usd is None:
         return None
-    start = int(now) // seconds * seconds
     return PeriodBudget(
-        budget_id=PERIOD_ID.format(deployment), period=str(start), limit_micro_usd=limit_micro_usd
+        budget_id=PERIOD_ID.format(deployment),
+        period=str(period_start(now, seconds=seconds)),
+        limit_micro_usd=limit_micro_usd,
     )
+
+
+def period_start(now: float, *, seconds: int) -> int:
+    """Return the Unix time at which the budget period that `now` lies in began."""
+    return int(now) // seconds * seconds
 
 
 def _least(limit: int | None, *amounts: int) -> int:

@@ -8,22 +8,24 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from db.repository import Repository
 from db.session import check_schema, make_engine
-from routet2i.errors import ModelError, RouteT2IError, SchemaMismatch, UsageError
+from routet2i.errors import ModelError, RouteT2IError, SchemaMismatch, ServiceUnavailable, UsageError
+from routet2i.heartbeat import LIVE_SECONDS
 from routet2i.pocket import folder
 from routet2i.settings import Settings
 from routet2i.tiers import POCKET
 from scheduler import broker
 from scheduler.local import find_broker, running
-from scheduler.predictor.interface import open_predictor
-from scheduler.service import LIVE_SECONDS
+from scheduler.predictor.interface import LIVE, find_network, open_predictor, resolve
 
 BASE = ("celery", "kombu", "redis", "SQLAlchemy", "alembic", "pydantic-settings")
 MODELS = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "safetensors")
@@ -147,8 +149,44 @@ def _metrics(settings: Settings) -> Finding:
 
 
 def _predictor(settings: Settings) -> Finding:
-    predictor = open_predictor(settings.predictor, tiers=settings.read_tiers())
-    return _finding("predictor", Level.OK, f"{predictor.name} {predictor.version}")
+    tiers = settings.read_tiers()
+    with _registry(settings) as registry:
+        name = resolve(settings.predictor, tiers=tiers, registry=registry)
+        artefact = find_network(name, registry=registry)
+        promotion = registry.last_promotion() if registry is not None else None
+    if settings.predictor != LIVE:
+        why = "set by ROUTET2I_PREDICTOR"
+    elif promotion is None:
+        why = f"live is {name}: none was promoted, and {Path(tiers.source).name} says so"
+    else:
+        why = f"live is {promotion.name!r}: promoted {promotion.at:%Y-%m-%d %H:%M} by {promotion.who}"
+        why += f", {promotion.reason!r}" if promotion.reason else ""
+    if artefact is None:
+        rule = open_predictor(name, tiers=tiers)
+        return _finding("predictor", Level.OK, f"{rule.name} {rule.version}, {why}")
+    if missing := [one for one in ("torch", "transformers", "safetensors") if find_spec(one) is None]:
+        remedy = "pip install 'routet2i[models]', or export ROUTET2I_PREDICTOR=noun_count"
+        return _finding("predictor", Level.FAIL, f"it is a network, and {missing[0]} is missing", remedy)
+    known = f"encoder {artefact.content['encoder']}, {artefact.content['prompts']} prompts"
+    return _finding("predictor", Level.OK, f"{artefact.content['name']} {artefact.version} ({known}), {why}")
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[Repository | None]:
+    """Yield the database's verbs, or None where it cannot be asked: `database` says why."""
+    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+        yield None
+        return
+    engine = make_engine(settings.database)
+    try:
+        check_schema(engine)
+        registry = Repository(engine)
+    except (SchemaMismatch, ServiceUnavailable):
+        registry = None
+    try:
+        yield registry
+    finally:
+        engine.dispose()
 
 
 def _pocket(settings: Settings) -> Finding:

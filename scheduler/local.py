@@ -28,10 +28,10 @@ from db.repository import Repository
 from db.session import make_engine, upgrade
 from routet2i.celery_app import LONGEST_SECONDS
 from routet2i.errors import Conflict, ServiceUnavailable
+from routet2i.heartbeat import LIVE_SECONDS
 from routet2i.settings import Settings
 from routet2i.worker import worker_command
 from scheduler import broker
-from scheduler.service import LIVE_SECONDS
 
 FLOWER_PORT = 5555  # its well-known one, if it is free
 BROKER_TRIES = 3  # the port was free when we looked, not for sure when the server looks

@@ -1,7 +1,8 @@
-"""One batch as one page: split, spend, scores and a gallery, in a file that needs nothing else.
+"""One batch as one page: split, spend, scores, predictions and a gallery, in a file that needs nothing else.
 
-It reads `db.audit` and the picture files, and fills `templates/report.html.j2`; pictures and plots are inside
-the page, which asks for nothing from anywhere. It decides nothing and writes one file.
+It reads `db.audit`, the pairs of pictures and the picture files, and fills `templates/report.html.j2`;
+pictures and plots are inside the page, which asks for nothing from anywhere. It decides nothing and writes
+one file.
 """
 
 import base64
@@ -16,10 +17,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from db import audit
 from db.audit import BatchStatus, WindowStory
+from db.pairs import ShadowSpending
 from db.repository import Repository
 from routet2i.contracts import JobState, Rejection
 from routet2i.settings import Settings
 from scheduler.allocator import REASONS
+from scheduler.comparison import Compared, compare
 
 MAX_CARDS = 400  # a page with more is slow to open; the rows are all in SQL
 SERIES = 4  # colours in the page's style sheet; tiers beyond share the last one
@@ -53,7 +56,7 @@ def write_report(repository: Repository, batch_id: str, *, settings: Settings) -
         NotFound: no batch has this id.
         ServiceUnavailable: the database does not answer.
     """
-    page = render(repository, batch_id, home=settings.home.resolve())
+    page = render(repository, batch_id, settings=settings)
     path = settings.home.resolve() / "report.html"
     new = path.with_suffix(".new")
     new.write_text(page, encoding="utf-8")
@@ -61,22 +64,30 @@ def write_report(repository: Repository, batch_id: str, *, settings: Settings) -
     return path
 
 
-def render(repository: Repository, batch_id: str, *, home: Path) -> str:
-    """Return the page as HTML.
-
-    Args:
-        home: folder that `image_uri` is relative to.
-    """
+def render(repository: Repository, batch_id: str, *, settings: Settings) -> str:
+    """Return the page as HTML; pictures are those of the settings' home."""
     engine = repository.engine
     status = audit.batch_status(engine, batch_id)
     with closing(audit.rows(engine, batch_id=batch_id)) as rows:
-        cards = list(islice(_cards(rows, home=home), MAX_CARDS))
+        cards = list(islice(_cards(rows, home=settings.home.resolve()), MAX_CARDS))
     return fill(
         status,
         tiers=_tiers(status, audit.mean_scores(engine, batch_id)),
         windows=audit.windows(engine, batch_id),
         rejected=audit.rejections(engine, batch_id),
+        shadows=repository.shadow_spending(batch_id),
+        compared=compared(repository, batch_id, settings=settings),
         cards=cards,
+    )
+
+
+def compared(repository: Repository, batch_id: str, *, settings: Settings) -> list[Compared]:
+    """Return predicted beside measured PRS of a batch's jobs that both tiers drew, per predictor version."""
+    return compare(
+        repository.shadow_pairs(batch_id=batch_id),
+        yardsticks=repository.yardsticks(),
+        tiers=settings.read_tiers(),
+        weights=settings.read_metrics().weights,
     )
 
 
@@ -86,6 +97,8 @@ def fill(
     tiers: Sequence[Tier],
     windows: Sequence[WindowStory],
     rejected: Sequence[Rejection],
+    shadows: ShadowSpending,
+    compared: Sequence[Compared],
     cards: Sequence[Card],
 ) -> str:
     """Return the page for values that are given; everything is escaped."""
@@ -105,6 +118,8 @@ def fill(
         windows=windows,
         tallest=max((window.reserved_micro_usd for window in windows), default=0) or 1,
         rejected=rejected,
+        shadows=shadows,
+        compared=compared,
         cards=cards,
         max_cards=MAX_CARDS,
         states=[(state, jobs) for state, jobs in status.by_state.items() if jobs],

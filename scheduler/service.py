@@ -7,11 +7,12 @@ window from closing. It knows neither SQL nor how a prediction or a choice is ma
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
 
+from db.pairs import ShadowPair
 from routet2i.contracts import (
     Assignment,
     PeriodBudget,
@@ -19,16 +20,21 @@ from routet2i.contracts import (
     SweepReport,
     WindowPlan,
     WindowWork,
+    Yardstick,
     new_id,
 )
 from routet2i.errors import LeaseLost, ServiceUnavailable
-from routet2i.heartbeat import HEARTBEAT_SECONDS
+from routet2i.heartbeat import HEARTBEAT_SECONDS, LIVE_SECONDS
 from routet2i.settings import Settings
 from routet2i.tiers import Tiers
 from scheduler.allocator import assign, pack
 from scheduler.budget import allowances, period_budget
+from scheduler.comparison import compare
 from scheduler.dispatch import Outbox, Publish, send_ready
+from scheduler.drift import Drift
 from scheduler.predictor.interface import Predictor
+from scheduler.predictor.yardsticks import yardstick_of
+from scheduler.shadows import plan_shadows
 
 POLICY = "threshold"  # name of the allocator's rule, stored with each window
 TTL_SECONDS = 15.0  # of the leader's lease (reliability.md, section 6)
@@ -36,7 +42,8 @@ RENEW_SECONDS = 5.0  # two renewals may fail before the lease ends
 TRUST_SECONDS = TTL_SECONDS - 3.0  # after a renewal began: a margin for clocks and a slow answer
 ELECT_SECONDS = 1.0  # pause of a follower between two looks
 SWEEP_SECONDS = 1.0
-LIVE_SECONDS = 3 * HEARTBEAT_SECONDS  # a worker silent for longer is not counted
+DRIFT_SECONDS = 60.0  # between two looks at how predictions fare
+DRIFT_PAIRS = 1000  # the newest of the deciding version: older ones may tell of other prompts
 RETRY_SECONDS = 1.0  # pause after a database that does not answer
 BUSY_SECONDS = 0.005  # pause of the dispatcher after a round that sent something
 IDLE_SECONDS = 0.2  # its longest pause: the time a freed slot may wait
@@ -62,7 +69,17 @@ class Sweeps(Protocol):
         """Bring back what was lost."""
 
 
-class SchedulerStore(Windows, Sweeps, Outbox, Protocol):
+class Pairs(Protocol):
+    """What a look at drift needs of `db.repository.Repository`."""
+
+    def shadow_pairs(self, *, version: str | None, limit: int | None) -> Sequence[ShadowPair]:
+        """Return the newest complete pairs that a predictor version decided, oldest first."""
+
+    def yardsticks(self) -> Mapping[tuple[str, str], Yardstick]:
+        """Return what predictor versions measure PRS with."""
+
+
+class SchedulerStore(Windows, Sweeps, Pairs, Outbox, Protocol):
     """All that a scheduler needs of `db.repository.Repository`."""
 
     def elect(self, *, holder: str, ttl_seconds: float) -> int | None:
@@ -98,16 +115,17 @@ def run_window(
         LeaseLost: another scheduler was elected meanwhile; nothing was written.
         ServiceUnavailable: the database does not answer.
     """
+    now = time.time() if now is None else now
     period = period_budget(
         deployment=settings.deployment,
         limit_micro_usd=settings.budget_micro_usd,
         seconds=settings.budget_period_seconds,
-        now=time.time() if now is None else now,
+        now=now,
     )
     work = repository.open_window(limit=settings.window_jobs, period_budget=period)
     if work is None:
         return None
-    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, period=period)
+    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, period=period, now=now)
     recorded = repository.record_window(plan)
     _log.info(
         "window",
@@ -129,10 +147,14 @@ def decide(
     settings: Settings,
     term: int | None,
     period: PeriodBudget | None,
+    now: float,
 ) -> WindowPlan:
     """Return the plan for one window; touches nothing.
 
     Each batch is decided by itself, under its own allowance and with its own threshold.
+
+    Args:
+        now: Unix time in seconds that names the budget period of shadows.
     """
     started = time.perf_counter_ns()
     predictions = dict(
@@ -167,6 +189,13 @@ def decide(
         deferred=tuple(deferred),
         leader_term=term,
         period_budget=period,
+        shadows=plan_shadows(
+            (job.job_id for job in work.jobs),
+            settings=settings,
+            tiers=tiers,
+            yardstick=yardstick_of(predictor),
+            now=now,
+        ),
     )
 
 
@@ -196,13 +225,45 @@ def sweep(repository: Sweeps, *, settings: Settings) -> SweepReport:
     return report
 
 
+def look_for_drift(
+    repository: Pairs, predictor: Predictor, *, tiers: Tiers, settings: Settings
+) -> Drift | None:
+    """Compare a predictor's newest predictions with its pairs of pictures, and warn if the alarm is on.
+
+    Returns:
+        None if there is no pair yet.
+    """
+    compared = compare(
+        repository.shadow_pairs(version=predictor.version, limit=DRIFT_PAIRS),
+        yardsticks=repository.yardsticks(),
+        tiers=tiers,
+        weights=settings.read_metrics().weights,
+    )
+    own = [one.drift for one in compared if one.name == predictor.name]
+    if not own:
+        return None
+    drift = own[0]
+    if drift.alarm:
+        _log.warning(
+            "drift_alarm",
+            predictor=predictor.name,
+            version=predictor.version,
+            pairs=drift.pairs,
+            predicted=round(drift.predicted, 3),
+            measured=round(drift.measured, 3),
+            calibration_error=drift.calibration_error.value,
+            remedy="routet2i predictor drift",
+        )
+    return drift
+
+
 class Scheduler:
     """The process that leads, or waits to lead."""
 
     def __init__(
         self,
         repository: SchedulerStore,
-        predictor: Predictor,
+        current: Callable[[], Predictor],
         *,
         tiers: Tiers,
         settings: Settings,
@@ -211,7 +272,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._repository = repository
-        self._predictor = predictor
+        self._current = current  # asked once per window, which its answer then decides as a whole
         self._tiers = tiers
         self._settings = settings
         self._publish = publish
@@ -246,7 +307,7 @@ class Scheduler:
             dispatcher.join(JOIN_SECONDS)
 
     def _lead_forever(self, stop: threading.Event) -> None:
-        window_due = sweep_due = renew_due = self._clock()
+        window_due = sweep_due = renew_due = drift_due = self._clock()
         while not stop.is_set():
             if self._dispatch_error is not None:
                 raise self._dispatch_error
@@ -259,6 +320,11 @@ class Scheduler:
                     self._work_ready.set()
                 if self.leads and self._clock() >= window_due:
                     window_due = self._clock() + self._window()
+                if self.leads and self._settings.shadow_share and self._clock() >= drift_due:
+                    drift_due = self._clock() + DRIFT_SECONDS
+                    look_for_drift(
+                        self._repository, self._current(), tiers=self._tiers, settings=self._settings
+                    )
             except LeaseLost:
                 _log.warning("leadership_lost", term=self._term)
                 self._term = None
@@ -292,7 +358,7 @@ class Scheduler:
         """Run a window; return the seconds until the next one: none at all if this one was full."""
         recorded = run_window(
             self._repository,
-            self._predictor,
+            self._current(),
             tiers=self._tiers,
             settings=self._settings,
             term=self._term,

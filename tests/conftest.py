@@ -1,5 +1,6 @@
 """Both databases for every test that asks for `engine`, and an environment without ROUTET2I_*."""
 
+import json
 import os
 import secrets
 import warnings
@@ -11,6 +12,7 @@ from subprocess import SubprocessError
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import Engine, event, text
 
 from db.audit import batch_status, check_invariants
@@ -35,12 +37,19 @@ from routet2i.contracts import (
     WindowWork,
     new_id,
 )
+from scheduler.predictor.artefact import FORMAT, NAME, Artefact, check_artefact, version_of
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ROUTET2I_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_start() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()  # commands send log lines elsewhere
 
 
 @pytest.fixture(scope="session")
@@ -330,3 +339,56 @@ def shop(repository: Repository) -> Shop:
 def shop_of() -> type[Shop]:
     """The class of `shop`, for tests that make their own repositories."""
     return Shop
+
+
+@pytest.fixture
+def make_artefact() -> Callable[..., Artefact]:
+    """Make files of predictors that belong together, with weights of any bytes: they are no network."""
+
+    def make(*, seed: int = 0, weights: bytes = b"weights") -> Artefact:
+        content = {
+            "format": FORMAT,
+            "name": NAME,
+            "tiers": ["edge", "cloud"],
+            "metrics": ["detail", "alignment"],
+            "encoder": "pocket:edge",
+            "data_sha256": "d" * 64,
+            "prompts": 300,
+            "seed": seed,
+            "weights_sha256": sha256(weights).hexdigest(),
+        }
+        manifest = json.dumps({**content, "version": version_of(content)}, indent=1)
+        return check_artefact(manifest, weights, where="a test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny BERT of random weights that knows a few words and pieces: a real encoder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from torch import manual_seed
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "blue", "circle", "star", "above", "left", "of"]
+    words += ["big", "small", "snow", "##man", "##flake", "cube", "ring", "five", "near", "on", "gold", "old"]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    folder = tmp_path_factory.mktemp("bert")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(str(folder))
+    manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(str(folder))
+    return folder

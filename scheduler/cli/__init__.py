@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from routet2i import __version__
 from routet2i.errors import RouteT2IError
-from scheduler.cli import batches, checks, processes, results, stack
+from scheduler.cli import batches, checks, predictors, processes, results, stack
+from scheduler.cli.session import log_to_stderr
 from scheduler.cli.show import clean, console
 
 
@@ -52,6 +53,7 @@ def make_app() -> typer.Typer:
     ):
         app.command()(command)
     app.add_typer(processes.db, name="db")
+    app.add_typer(predictors.predictor, name="predictor")
     return app
 
 
@@ -73,6 +75,7 @@ def _start(
 
     Example: routet2i demo
     """
+    log_to_stderr()
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ from db import audit
 from db.audit import BatchStatus
 from routet2i.contracts import CancelReport, JobState
 from routet2i.errors import UsageError
+from routet2i.heartbeat import LIVE_SECONDS
 from scheduler.cli.exits import Exit
 from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import as_json, clean, console, money, table, write_line
 from scheduler.cli.watch import finished, summary, watch
 from scheduler.intake import Format
-from scheduler.service import LIVE_SECONDS
 from scheduler.submit import Submission, submit_file
 
 SHOWN = 20  # rejections and batches on a terminal; the database has all

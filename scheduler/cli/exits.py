@@ -29,7 +29,7 @@ MEANING = {
     Exit.BUDGET: "the budget does not cover the cheapest tier for all jobs; nothing was submitted",
     Exit.UNAVAILABLE: "database or broker does not answer, or its schema is not ours",
     Exit.MODELS: "models cannot be loaded, or are not installed",
-    Exit.REJECTED: "submitted, but some lines were rejected",
-    Exit.FAILED: "the batch ended with failed or cancelled jobs",
+    Exit.REJECTED: "done, but some lines of the file were rejected",
+    Exit.FAILED: "the batch ended with failed or cancelled jobs, or pictures could not be drawn",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }

@@ -14,7 +14,7 @@ from db.repository import Repository
 from db.session import check_schema, make_engine
 from db.session import upgrade as upgrade_schema
 from routet2i.log import configure
-from routet2i.settings import Settings
+from routet2i.settings import Settings, share_cores
 from routet2i.worker import worker_command
 from scheduler import broker
 from scheduler.cli.batches import Json
@@ -23,7 +23,7 @@ from scheduler.cli.session import open_repository, read_settings
 from scheduler.cli.show import as_json, console, write_line
 from scheduler.dispatch import make_publisher
 from scheduler.local import find_broker
-from scheduler.predictor.interface import open_predictor
+from scheduler.predictor.live import follow
 from scheduler.service import Scheduler
 
 db = typer.Typer(no_args_is_help=True, help="Create the database, or ask for its schema.")
@@ -81,11 +81,12 @@ def scheduler(ctx: typer.Context) -> None:
     """
     settings = _with_broker(read_settings(ctx))
     configure(settings, service="scheduler")
+    share_cores()
     tiers = settings.read_tiers()
     repository: Repository = open_repository(settings)
     process = Scheduler(
         repository,
-        open_predictor(settings.predictor, tiers=tiers),
+        follow(settings.predictor, tiers=tiers, registry=repository),
         tiers=tiers,
         settings=settings,
         publish=make_publisher(settings),

@@ -14,6 +14,7 @@ import typer
 from db import audit as records
 from db.audit import JobStory
 from routet2i.contracts import JobState
+from routet2i.errors import UsageError
 from scheduler.allocator import REASONS
 from scheduler.cli.batches import Json
 from scheduler.cli.session import open_repository, read_settings
@@ -39,7 +40,10 @@ def results(
     """
     repository = open_repository(read_settings(ctx))
     batch_id = repository.resolve_batch(batch)
-    with closing(records.rows(repository.engine, batch_id=batch_id)) as found, _stream(output) as stream:
+    with (
+        closing(records.rows(repository.engine, batch_id=batch_id)) as found,
+        output_stream(output) as stream,
+    ):
         if fmt == "table":
             _write_table(found, stream=stream)
         elif fmt == "csv":
@@ -50,12 +54,17 @@ def results(
 
 
 @contextmanager
-def _stream(output: Path | None) -> Iterator[IO[str]]:
+def output_stream(output: Path | None) -> Iterator[IO[str]]:
+    """Open the file of `--output`, or standard output; raises UsageError if it cannot be written."""
     if output is None:
         yield sys.stdout
-    else:
-        with output.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
+        return
+    try:
+        file = output.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}; name another --output") from error
+    with file as stream:
+        yield stream
 
 
 def _write_csv(found: Iterator[dict[str, Any]], *, stream: IO[str]) -> None:

@@ -4,15 +4,24 @@ It knows how a command begins, not what it does.
 """
 
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 import typer
 from pydantic import ValidationError
 
 from db.repository import Repository
 from db.session import check_schema, make_engine
-from routet2i.errors import SchemaMismatch, UsageError
+from routet2i.errors import MissingModels, SchemaMismatch, UsageError
 from routet2i.settings import Settings
+
+
+def log_to_stderr() -> None:
+    """Keep log lines out of standard output, which belongs to tables, CSV and JSON."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def read_settings(ctx: typer.Context) -> Settings:
@@ -51,3 +60,12 @@ def open_repository(settings: Settings) -> Repository:
     engine = make_engine(settings.database)
     check_schema(engine)
     return Repository(engine)
+
+
+@contextmanager
+def models_needed() -> Iterator[None]:
+    """Say what to install where an import inside fails; raises MissingModels."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingModels(f"{error}; type: pip install 'routet2i[models]'") from error

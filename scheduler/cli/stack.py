@@ -4,18 +4,20 @@ It prints and waits; processes are `scheduler.local`, the page is `scheduler.rep
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from db import audit
 from db.audit import BatchStatus
+from db.repository import Repository
 from routet2i.contracts import new_id
 from routet2i.errors import IntakeError, ServiceUnavailable
+from routet2i.settings import Settings
 from scheduler.cli.batches import exit_code, micro_usd, print_submission
 from scheduler.cli.exits import Exit
 from scheduler.cli.interrupts import Interrupts
@@ -24,14 +26,19 @@ from scheduler.cli.show import console, money, table
 from scheduler.cli.watch import watch
 from scheduler.doctor import refuse_broken
 from scheduler.local import READY_SECONDS, Stack
-from scheduler.report import write_report
+from scheduler.report import compared, write_report
 from scheduler.submit import submit_file
 
 LOOK_SECONDS = 0.25  # between two looks at the children
-DEMO_HOME = Path("demo")
 DEMO_FILE = Path("examples") / "prompts.jsonl"
 DEMO_USD = "3.50"  # 96 pictures: all edge $0.864, all cloud $6.24, half and half $3.552
-DEMO_WINDOW_JOBS = 24  # several windows of a small file: the budget is seen at work
+DEMO_SETTINGS: Mapping[str, Any] = {  # where the user has not set them
+    "home": Path("demo"),
+    "window_jobs": 24,  # several windows of a small file: the budget is seen at work
+    "shadow_share": 0.25,  # about 24 jobs are drawn on both tiers, for about $0.90 beside the batch's money
+    "shadow_budget_micro_usd": 5_000_000,  # enough for five demonstrations an hour
+}
+SHADOW_SECONDS = 120.0  # waited for second pictures, once the batch is complete
 
 
 def up(ctx: typer.Context) -> None:
@@ -91,15 +98,16 @@ def demo(
 ) -> None:
     """Start the stack, send the example prompts through both tiers under a budget, and write a report.
 
-    Every call submits a new batch. Without --home and ROUTET2I_HOME the home is ./demo.
+    Every call submits a new batch. Chance picks a quarter of its jobs to be drawn by both tiers, so that the
+    report can hold predictions against pictures; ROUTET2I_SHADOW_SHARE=0 leaves that out. Without --home
+    and ROUTET2I_HOME the home is ./demo.
 
     Example: routet2i demo --budget 2.00
     """
     settings = read_settings(ctx)
-    if "home" not in settings.model_fields_set:
-        settings = settings.with_changes(home=DEMO_HOME)
-    if "window_jobs" not in settings.model_fields_set:
-        settings = settings.with_changes(window_jobs=DEMO_WINDOW_JOBS)
+    settings = settings.with_changes(
+        **{name: value for name, value in DEMO_SETTINGS.items() if name not in settings.model_fields_set}
+    )
     out = console()
     limit = micro_usd(budget)
     path = file or _example()
@@ -117,13 +125,24 @@ def demo(
             )
             print_submission(submission)
             ended = watch(repository, submission.batch_id, console=out, stop=interrupts.stop, tend=stack.tend)
+            _await_shadows(repository, ended.batch_id, stack=stack, interrupts=interrupts)
         if not ended.complete:
             raise typer.Exit(Exit.INTERRUPTED)
     _print_outcome(ended, scores=audit.mean_scores(repository.engine, ended.batch_id), out=out)
+    _print_predictions(repository, ended.batch_id, settings=settings, out=out)
     page = write_report(repository, ended.batch_id, settings=settings)
     out.print(f"report {page}", soft_wrap=True)
     out.print(f"rows   routet2i --home {settings.home} results {ended.batch_id}", soft_wrap=True)
     raise typer.Exit(exit_code(ended))
+
+
+def _await_shadows(repository: Repository, batch_id: str, *, stack: Stack, interrupts: Interrupts) -> None:
+    """Wait a while for the second pictures of the jobs that both tiers draw."""
+    deadline = time.monotonic() + SHADOW_SECONDS
+    while repository.shadow_spending(batch_id).unfinished and time.monotonic() < deadline:
+        if interrupts.stop.wait(LOOK_SECONDS):
+            return
+        stack.tend()
 
 
 def _example() -> Path:
@@ -145,3 +164,31 @@ def _print_outcome(ended: BatchStatus, *, scores: dict[str, dict[str, float]], o
     metrics = list(dict.fromkeys(metric for one in scores.values() for metric in one))
     rows = [(metric, *(scores.get(tier, {}).get(metric) for tier in tiers)) for metric in metrics]
     out.print(table("mean scores", columns=("metric", *tiers), rows=rows))
+
+
+def _print_predictions(repository: Repository, batch_id: str, *, settings: Settings, out: Console) -> None:
+    """Print who decided, and how predictions fared on the jobs that both tiers drew."""
+    deciders = {
+        (one.predictor_name, one.predictor_version) for one in audit.windows(repository.engine, batch_id)
+    }
+    for name, version in sorted(deciders):
+        out.print(f"decided by predictor {name} {version}")
+    shadows = repository.shadow_spending(batch_id)
+    if not shadows.jobs:
+        return
+    rows = [
+        (
+            f"{one.name} {one.version}",
+            one.drift.pairs,
+            one.drift.predicted,
+            one.drift.measured,
+            one.drift.spearman,
+        )
+        for one in compared(repository, batch_id, settings=settings)
+    ]
+    columns = ("predictor", "pairs", "mean predicted", "mean measured", "rank correlation")
+    out.print(table("PRS of jobs that both tiers drew", columns=columns, rows=rows))
+    out.print(
+        f"their second pictures cost {money(shadows.spent_micro_usd)} more, from a budget of their own",
+        soft_wrap=True,
+    )

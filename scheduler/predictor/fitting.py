@@ -10,7 +10,7 @@ no file and no clock; the same arguments give the same predictor.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 
@@ -25,9 +25,12 @@ from scheduler.predictor.linear import fit_linear
 from scheduler.predictor.network import Mixture, Network, NetworkConfig, pad
 from scheduler.predictor.trained import MAX_BATCH, Epoch, Trained
 from scheduler.predictor.validation import inner_folds
+from scheduler.predictor.wording import NAMES
+from scheduler.predictor.wording import wording as wording_of
 from scheduler.prs import Scale, fit_scale, superiority
 
 SPREAD_FLOOR = 1e-3  # a dimension that hardly varies must not be blown up
+WORDING_SHARE = 0.4  # variance of all counts of words, in that of mean token states: see DECISIONS
 
 MEMBERS_APART = 1000  # between the seeds of one member of two predictors
 
@@ -44,6 +47,7 @@ class Recipe:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     linear: bool = True  # whether the linear path is fitted; otherwise it only holds the intercepts
+    wording: bool = True  # whether it reads counts of words beside the mean token state
     single: bool = False  # one expert for PRS as a whole instead of one per metric
     epochs: int = 30  # at most
     patience: int = 4  # epochs without a better validation loss before a member stops
@@ -108,8 +112,8 @@ def fit(
         seed: of everything random.
         recipe: how; None = the defaults.
         source: what the artefact will say about its origin.
-        start: a fitted predictor for the same encoder to go on from. The linear path is drawn to its instead
-            of to zero, and training begins with its members' weights, as far as they have the same shape.
+        start: a fitted predictor for the same encoder to go on from. The linear path reads what its did, and
+            is drawn to it instead of to zero, and training begins with its members' weights, as far as they have the same shape.
         progress: called after each epoch of each member.
     Raises:
         ValueError: there are no two groups, the lengths differ, or `start` reads other token states.
@@ -117,17 +121,24 @@ def fit(
     recipe, source = recipe or Recipe(), source or Source()
     if not len(features) == len(labels) == len(groups):
         raise ValueError(f"{len(features)} prompts, {len(labels)} rows of scores, {len(groups)} groups")
-    if start is not None and start.network.centre.shape != (features.tokens.shape[1],):
-        raise ValueError(f"`start` reads token states of width {len(start.network.centre)}; use its encoder")
+    if start is not None and start.network.width != features.tokens.shape[1]:
+        raise ValueError(f"`start` reads token states of width {start.network.width}; use its encoder")
     scale = fit_scale(labels.scores[:, 0], labels.scores[:, -1])
     targets = make_targets(labels, scale=scale, single=recipe.single)
     _, tiers, metrics = targets.z.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(recipe.network, width=features.tokens.shape[1], tiers=tiers, metrics=metrics)
-    _standardise_(network, features, start=start)
+        network = Network(
+            recipe.network,
+            width=features.tokens.shape[1],
+            tiers=tiers,
+            metrics=metrics,
+            beside=len(NAMES) * recipe.wording if start is None else start.network.beside,
+        )
+    counts = wording_of(features.prompts)[:, : network.beside]
+    _standardise_(network, features, counts, start=start)
     held_out = _fit_linear_path_(
-        network, features, targets, groups=groups, linear=recipe.linear, prior=_prior(start, labels)
+        network, features, counts, targets, groups=groups, linear=recipe.linear, prior=_prior(start, labels)
     )
     rows = np.arange(len(features))
     history: tuple[Epoch, ...] = ()
@@ -155,7 +166,7 @@ def fit(
         models=source.models,
         encoder=source.encoder,
         encoder_sha256=source.encoder_sha256,
-        data_sha256=_data_hash(features, labels),
+        data_sha256=data_hash(features.prompts, labels),
         prompts=len(features),
         recipe={key: value for key, value in asdict(recipe).items() if key != "network"},
         seed=seed,
@@ -334,20 +345,26 @@ class _Prompts:
         return result[rows]
 
 
-def _standardise_(network: Network, features: Features, *, start: Trained | None) -> None:
-    """Set what is subtracted from token states and what they are divided by."""
+def _standardise_(network: Network, features: Features, counts: Floats, *, start: Trained | None) -> None:
+    """Set what is subtracted from token states and counts of words, and what they are divided by."""
     if start is not None:
         network.centre.copy_(start.network.centre)
         network.spread.copy_(start.network.spread)
         return
     tokens = features.tokens.astype(np.float32)
-    network.centre.copy_(torch.from_numpy(tokens.mean(axis=0)))
-    network.spread.copy_(torch.from_numpy(np.maximum(tokens.std(axis=0), SPREAD_FLOOR)))
+    spread = np.maximum(tokens.std(axis=0), SPREAD_FLOOR)
+    variance = float((features.means() / spread).var(axis=0).sum())  # of what the linear path reads of tokens
+    stretch = math.sqrt(WORDING_SHARE * variance / max(1, network.beside)) or 1.0
+    network.centre.copy_(torch.from_numpy(np.concatenate([tokens.mean(axis=0), counts.mean(axis=0)])))
+    network.spread.copy_(
+        torch.from_numpy(np.concatenate([spread, np.maximum(counts.std(axis=0), SPREAD_FLOOR) / stretch]))
+    )
 
 
 def _fit_linear_path_(
     network: Network,
     features: Features,
+    counts: Floats,
     targets: Targets,
     *,
     groups: Rows,
@@ -356,10 +373,10 @@ def _fit_linear_path_(
 ) -> Floats:
     """Fit and calibrate the linear path; return (n, T, N): what it says of prompts that were held out."""
     centre, spread = network.centre.numpy(), network.spread.numpy()
-    means = ((features.means() - centre) / spread).astype(np.float64)  # (n, d)
-    slopes, intercept = _fitted_prior(prior, means, targets)
-    before = np.tensordot(means, slopes, axes=1) + intercept
-    fitted = fit_linear(means if linear else np.zeros_like(means), targets.z - before, groups=groups)
+    inputs = (np.concatenate([features.means(), counts], axis=1) - centre) / spread  # (n, d + c)
+    slopes, intercept = _fitted_prior(prior, inputs, targets)
+    before = np.tensordot(inputs, slopes, axes=1) + intercept
+    fitted = fit_linear(inputs if linear else np.zeros_like(inputs), targets.z - before, groups=groups)
     held_out = before + fitted.held_out
     factors, shifts = calibrate([held_out], targets.d, pairs=targets.pairs)
     with torch.no_grad():
@@ -371,7 +388,7 @@ def _fit_linear_path_(
 
 
 def _prior(start: Trained | None, labels: Labels) -> tuple[Floats, Floats] | None:
-    """Return the linear path (d, T, N), (T, N) of an earlier predictor for these labels' tiers and metrics.
+    """Return the linear path (d + c, T, N), (T, N) of an earlier predictor for these labels' tiers and metrics.
 
     Tiers are found by name, or a pair by its order; a metric unknown to it gets the mean of those it knows,
     by their weights. None: nothing to begin with.
@@ -396,13 +413,13 @@ def _prior(start: Trained | None, labels: Labels) -> tuple[Floats, Floats] | Non
 
 
 def _fitted_prior(
-    prior: tuple[Floats, Floats] | None, means: Floats, targets: Targets
+    prior: tuple[Floats, Floats] | None, inputs: Floats, targets: Targets
 ) -> tuple[Floats, Floats]:
     """Return the earlier linear path in units of the new targets, by one factor >= 0 per metric; or zeros."""
     shape = targets.z.shape[1:]
     if prior is None or prior[0].shape[1:] != shape:
-        return np.zeros((means.shape[1], *shape)), np.zeros(shape)
-    z = np.tensordot(means, prior[0], axes=1) + prior[1]
+        return np.zeros((inputs.shape[1], *shape)), np.zeros(shape)
+    z = np.tensordot(inputs, prior[0], axes=1) + prior[1]
     z, target = (part - part.mean(axis=0) for part in (z, targets.z))
     square = (z**2).sum(axis=(0, 1))
     factor = np.maximum(
@@ -447,8 +464,9 @@ def _copy(member: Mixture) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in member.state_dict().items()}
 
 
-def _data_hash(features: Features, labels: Labels) -> str:
-    digest = hashlib.sha256(json.dumps([features.prompts, labels.tiers, labels.metrics]).encode())
+def data_hash(prompts: Sequence[str], labels: Labels) -> str:
+    """Return the SHA-256, in hex, of prompts, tiers, metrics, scores and weights: `Trained.data_sha256`."""
+    digest = hashlib.sha256(json.dumps([prompts, labels.tiers, labels.metrics]).encode())
     digest.update(np.ascontiguousarray(labels.scores).tobytes())
     digest.update(labels.weights.tobytes())
     return digest.hexdigest()

@@ -2,11 +2,11 @@
 
 One expert per metric chooses its tokens, passes them through a positive and a negative low-rank gate and
 pools what the gates disagree about; a head per metric turns that into a number for each tier. A network is
-the mean of a few such mixtures plus a linear path from the mean token state. It sees tensors only: it knows
-no prompt, no encoder, no loss and no unit of a score.
+the mean of a few such mixtures plus a linear path from the mean token state and from numbers about the prompt
+as a whole. It sees tensors only: it knows no prompt, no encoder, no loss and no unit of a score.
 
-Shapes: B prompts, L padded tokens, d encoder width, m inner width, N metrics (one expert each), T tiers,
-K tokens kept per expert, G sets of kept tokens (2 where each gate chooses its own, else 1). Padding has no
+Shapes: B prompts, L padded tokens, d encoder width, c numbers beside the tokens (0 = none), m inner width,
+N metrics (one expert each), T tiers, K tokens kept per expert, G sets of kept tokens (2 where each gate chooses its own, else 1). Padding has no
 influence on any output, nor have the other prompts of a batch.
 Source: routing.md section 3; the linear path, the inner width, several members and T heads are ours.
 """
@@ -185,30 +185,39 @@ class Mixture(nn.Module):
 class Network(nn.Module):
     """The predictor's trained part: a linear path and the mean of its members."""
 
-    centre: Tensor  # (d,) subtracted from every token state
-    spread: Tensor  # (d,) and divided by
+    centre: Tensor  # (d + c,) subtracted from every token state, and from the numbers beside them
+    spread: Tensor  # (d + c,) and divided by
 
-    def __init__(self, config: NetworkConfig, *, width: int, tiers: int, metrics: int) -> None:
-        """Build with weights drawn from torch's global generator; the linear path starts at zero."""
+    def __init__(
+        self, config: NetworkConfig, *, width: int, tiers: int, metrics: int, beside: int = 0
+    ) -> None:
+        """Build with weights drawn from torch's global generator; the linear path starts at zero.
+
+        Args:
+            width: d.
+            beside: c.
+        """
         super().__init__()
         self.config = config
-        self.register_buffer("centre", torch.zeros(width))
-        self.register_buffer("spread", torch.ones(width))
-        self.slopes = nn.Parameter(torch.zeros(width, tiers, metrics))
+        self.width, self.beside = width, beside
+        self.register_buffer("centre", torch.zeros(width + beside))
+        self.register_buffer("spread", torch.ones(width + beside))
+        self.slopes = nn.Parameter(torch.zeros(width + beside, tiers, metrics))
         self.bias = nn.Parameter(torch.zeros(tiers, metrics))
         self.members = nn.ModuleList(
             Mixture(config, width=width, tiers=tiers, metrics=metrics) for _ in range(config.members)
         )
 
-    def forward(self, tokens: Tensor, valid: Tensor) -> Output:
+    def forward(self, tokens: Tensor, valid: Tensor, beside: Tensor | None = None) -> Output:
         """Return z and the selected tokens.
 
         Args:
             tokens: (B, L, d) float32 token states; what stands at padded places is ignored.
             valid: (B, L) bool, at least one True per prompt.
+            beside: (B, c) float32; None where c = 0.
         """
         states = self.standardise(tokens, valid)
-        z, selections = self.linear(states, valid), []
+        z, selections = self.linear(states, valid, beside), []
         for member in self.members:
             part, selection = member(states, valid)
             z = z + part / len(self.members)
@@ -217,12 +226,16 @@ class Network(nn.Module):
 
     def standardise(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return (B, L, d) standardised token states, zero where there is padding."""
-        return ((tokens - self.centre) / self.spread).masked_fill(~valid[..., None], 0.0)
+        d = self.width
+        return ((tokens - self.centre[:d]) / self.spread[:d]).masked_fill(~valid[..., None], 0.0)
 
-    def linear(self, states: Tensor, valid: Tensor) -> Tensor:
-        """Return (B, T, N): the linear path's part of z, from the mean of standardised states."""
-        means = states.sum(dim=1) / valid.sum(dim=1, keepdim=True)  # (B, d)
-        return torch.einsum("bd,dtn->btn", means, self.slopes) + self.bias
+    def linear(self, states: Tensor, valid: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Return (B, T, N): the linear path's part of z, from the mean of standardised states and `beside`."""
+        inputs = states.sum(dim=1) / valid.sum(dim=1, keepdim=True)  # (B, d)
+        if beside is not None:
+            others = (beside - self.centre[self.width :]) / self.spread[self.width :]
+            inputs = torch.cat([inputs, others], dim=1)  # (B, d + c)
+        return torch.einsum("bd,dtn->btn", inputs, self.slopes) + self.bias
 
 
 def pad(tokens: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

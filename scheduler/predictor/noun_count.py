@@ -18,10 +18,11 @@ from zlib import crc32
 import numpy as np
 import structlog
 
-from routet2i.contracts import Prediction, TierKind
+from routet2i.contracts import Prediction, TierKind, Yardstick
 from routet2i.errors import ModelError
 from routet2i.tiers import Tiers
 from scheduler.predictor.stop_words import STOP_WORDS
+from scheduler.predictor.yardsticks import make_yardstick
 from scheduler.prs import Floats, fit_scale, isotonic_decreasing, normalised, prs, superiority
 
 NAME = "noun_count"
@@ -54,6 +55,7 @@ class Artefact:
 
     version: str
     pair: Mapping[str, str]  # edge and cloud -> the model it was fitted on
+    yardstick: Yardstick  # of the PRS it was fitted on
     rows: tuple[Row, ...]  # by number of nouns from 0; the last one stands for all above
 
 
@@ -66,6 +68,7 @@ class NounCount:
         names = {TierKind.EDGE.value: tiers.edge, TierKind.CLOUD.value: tiers.cloud}
         models = {kind: tiers[name].model for kind, name in names.items()}
         self.version = artefact.version
+        self.yardstick = artefact.yardstick
         own = dict(artefact.pair) == models
         if not own:  # the ranking by nouns still holds; the scores would be those of other models
             structlog.get_logger().warning(
@@ -204,6 +207,12 @@ def read_artefact(path: Path) -> Artefact:
         version = content["version"]
         rows = tuple(_row(number, entry) for number, entry in enumerate(content["table"]))
         pair = {kind: str(content["pair"][kind]) for kind in TIERS}
+        metrics = list(content["weights"])
+        yardstick = make_yardstick(
+            metrics,
+            weights=np.array([content["weights"][metric] for metric in metrics]),
+            spans=content["gamma"] * np.array([content["gaps"][metric] for metric in metrics]),
+        )
         known = (content["format"], content["name"]) == (FORMAT, NAME)
     except FileNotFoundError:
         raise ModelError(
@@ -224,7 +233,7 @@ def read_artefact(path: Path) -> Artefact:
         raise ModelError(f"{path} was fitted with another stop list than this program's; fit it again")
     if any(after.prs > before.prs for before, after in pairwise(rows)):
         raise ModelError(f"{path}: the PRS rises with the number of nouns; fit it again")
-    return Artefact(version=version, pair=pair, rows=rows)
+    return Artefact(version=version, pair=pair, yardstick=yardstick, rows=rows)
 
 
 def _row(number: int, entry: Mapping[str, Any]) -> Row:

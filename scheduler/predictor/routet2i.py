@@ -23,6 +23,7 @@ from scheduler.predictor.fitting import Progress, Recipe, Source, fit
 from scheduler.predictor.network import pad
 from scheduler.predictor.routers import RoutePrediction
 from scheduler.predictor.trained import Trained, read_trained
+from scheduler.predictor.words import token_places
 from scheduler.predictor.yardsticks import make_yardstick
 
 _log = structlog.get_logger(__name__)
@@ -163,8 +164,10 @@ class RouteT2I:
         )
         # row 0: all tokens; row 1 + j: without token j. A lone token cannot be left out.
         present = torch.cat([valid, valid & ~torch.eye(length, dtype=torch.bool) | (length == 1)])
+        texts = self._encoder.tokens(prompt)
+        beside = self.trained.beside([prompt, *_shortened(prompt, texts)])
         with torch.inference_mode():
-            output = self.trained.network(tokens.expand(len(present), -1, -1), present)
+            output = self.trained.network(tokens.expand(len(present), -1, -1), present, beside)
         metrics = len(self.trained.metrics)
         z = np.broadcast_to(output.z.double().numpy(), (1 + length, len(self.trained.tiers), metrics))
         difference = z[:, self._edge] - z[:, self._cloud]  # (1 + L, N)
@@ -176,7 +179,7 @@ class RouteT2I:
                 kept += shares / len(selection.index[0]) / len(output.selections)
         d = self._d_hat(z[:1])[0]
         return Explanation(
-            tokens=tuple(self._encoder.tokens(prompt)),
+            tokens=tuple(texts),
             metrics=self.trained.metrics,
             weights=self.trained.weights,
             prs=float(np.clip(d @ self.trained.weights, 0.0, 1.0)),
@@ -231,3 +234,13 @@ class RouteT2IRouter:
             raise ValueError("fit the router before it predicts")
         d_hat = self.trained.d_hat(self.trained.z(features))
         return RoutePrediction(prs_hat=np.clip(d_hat @ self.trained.weights, 0.0, 1.0), d_hat=d_hat)
+
+
+def _shortened(prompt: str, tokens: Sequence[str]) -> list[str]:
+    """Return the prompt without each of its tokens in turn; a lone token is not left out."""
+    places = token_places(prompt, tokens)
+    ends = [*places[1:], len(prompt)]
+    return [
+        f"{prompt[:start]} {prompt[end:]}" if 0 <= start <= end and len(tokens) > 1 else prompt
+        for start, end in zip(places, ends, strict=True)
+    ]

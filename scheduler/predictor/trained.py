@@ -6,7 +6,7 @@ by name and tokens as arrays; it knows no encoder, no loss and no money.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from scheduler.predictor.artefact import (
 )
 from scheduler.predictor.examples import Features, Floats
 from scheduler.predictor.network import Network, NetworkConfig, pad
+from scheduler.predictor.wording import NAMES, wording
 from scheduler.prs import Scale
 
 MAX_BATCH = 64  # prompts in one forward pass
@@ -80,13 +81,21 @@ class Trained:
         """Return z (n, T, N) of n prompts; the same prompt gets the same z in any company, up to rounding."""
         tokens, offsets = torch.from_numpy(features.tokens), torch.from_numpy(features.offsets)
         result = np.empty((len(features), len(self.tiers), len(self.metrics)))
+        beside = self.beside(features.prompts)
         by_length = np.argsort(features.lengths, kind="stable")  # little padding
         with torch.inference_mode():
             for start in range(0, len(by_length), MAX_BATCH):
                 rows = by_length[start : start + MAX_BATCH]
                 states, valid = pad(tokens, offsets, torch.from_numpy(rows))
-                result[rows] = self.network(states, valid).z.numpy()  # one column for all metrics: broadcast
+                numbers = None if beside is None else beside[torch.from_numpy(rows)]
+                result[rows] = self.network(
+                    states, valid, numbers
+                ).z.numpy()  # one column for all metrics: broadcast
         return result
+
+    def beside(self, prompts: Sequence[str]) -> torch.Tensor | None:
+        """Return what the network reads beside the tokens of n prompts, (n, c) float32; None if nothing."""
+        return torch.from_numpy(wording(prompts)).float() if self.network.beside else None
 
     def d_hat(self, z: Floats, *, edge: int = 0, cloud: int = -1) -> Floats:
         """Return (n, N): D predicted for two of the tiers, 1 = the first one better."""
@@ -158,7 +167,8 @@ def _manifest(trained: Trained, weights: bytes) -> dict[str, Any]:
         "recipe": dict(trained.recipe),
         "seed": trained.seed,
         "network": asdict(trained.network.config),
-        "shape": list(slopes.shape),  # d, T, N of the network
+        "shape": [trained.network.width, *slopes.shape[1:]],  # d, T, N of the network
+        "beside": list(NAMES) if trained.network.beside else [],
         "history": [asdict(epoch) for epoch in trained.history],
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
@@ -167,7 +177,12 @@ def _manifest(trained: Trained, weights: bytes) -> dict[str, Any]:
 
 def _trained(content: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Trained:
     width, tiers, metrics = content["shape"]
-    network = Network(NetworkConfig(**content["network"]), width=width, tiers=tiers, metrics=metrics)
+    beside = content["beside"]
+    if beside not in ([], list(NAMES)):
+        raise ValueError(f"it counts {beside}")
+    network = Network(
+        NetworkConfig(**content["network"]), width=width, tiers=tiers, metrics=metrics, beside=len(beside)
+    )
     network.load_state_dict(state)
     return Trained(
         network=network.eval().requires_grad_(False),

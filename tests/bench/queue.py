@@ -81,6 +81,7 @@ def bench_settings(home: Path) -> dict[str, object]:
     tiers.write_text(text.replace("microbatch_size = 16", f"microbatch_size = {MICROBATCH}"))
     return {
         "tiers": tiers,
+        "predictor": "noun_count",  # the queue is measured, not a network
         "fake_models": True,
         "fake_pictures": "same",
         "window_jobs": 4096,

@@ -10,7 +10,9 @@ import psutil
 from sqlalchemy import Engine
 
 from db.audit import batch_status, check_invariants, rows
+from db.repository import Repository
 from routet2i.contracts import JobState
+from scheduler.shadows import is_drawn
 from tests.e2e.conftest import Home, wait_for
 
 JOBS = 600  # seconds of work for fakes: enough to be in the middle of it
@@ -49,8 +51,14 @@ def freeze_in_the_middle(home: Home, engine: Engine, batch_id: str) -> psutil.Pr
 def test_a_killed_worker_is_replaced_and_the_batch_ends_with_the_same_rows(
     fresh_home: Callable[..., Home], tmp_path: Path
 ) -> None:
-    # Given a stack in the middle of a batch
-    home = fresh_home(lease_seconds="2", microbatch_jobs="32", predictor="random").start()
+    # Given a stack in the middle of a batch, a fifth of which both tiers draw
+    home = fresh_home(
+        lease_seconds="2",
+        microbatch_jobs="32",
+        predictor="random",
+        shadow_share="0.2",
+        shadow_budget_micro_usd="100000000",
+    ).start()
     engine = home.engine()
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"{number} red circles\n" for number in range(JOBS)))
@@ -74,5 +82,17 @@ def test_a_killed_worker_is_replaced_and_the_batch_ends_with_the_same_rows(
     calm = submit(home, file, key="calm")
     wait_for(lambda: batch_status(engine, calm).complete, seconds=120, what="the calm batch is complete")
     assert disturbed == lasting(engine, calm)
+    # And every job that was to be drawn twice was: neither more nor less
+    repository = Repository(engine)
+    wait_for(
+        lambda: not any(repository.shadow_spending(one).unfinished for one in (batch_id, calm)),
+        seconds=120,
+        what="the shadows are drawn",
+    )
+    for one in (batch_id, calm):
+        pairs = repository.shadow_pairs(batch_id=one)
+        drawn = {row["job_id"] for row in rows(engine, batch_id=one) if is_drawn(row["job_id"], share=0.2)}
+        assert {pair.job_id for pair in pairs} == drawn
+        assert len(pairs) == len(drawn) > 0
     assert check_invariants(engine) == []
     engine.dispose()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from db import ledger
 from db.ledger import batch_account
 from db.session import write
-from routet2i.contracts import new_id
+from routet2i.contracts import ShadowPlan, ShadowTier, TierKind, new_id
 
 T = TypeVar("T")
 
@@ -83,6 +84,42 @@ def test_windows_of_two_leaders_share_budgets_without_deadlock(repository, shop)
         assert sum(window.assigned for window in windows) == 6
         assert [shop.money(batch_id) for batch_id in batches] == [(130, 0)] * 3
         assert shop.is_sound()
+
+
+def test_windows_of_two_leaders_share_the_shadows_budget(repository, shop):
+    # Given money for three shadows, and two leaders with two batches each
+    for _ in range(ROUNDS):
+        shop.submit(4)
+        work = repository.open_window(limit=100)
+        plans = [
+            replace(shop.plan(work, size=1), shadows=shadow_plan(work, limit=3 * 9 + 65 - 9))
+            for _ in range(2)
+        ]
+        # When both record theirs, each with a shadow for every job
+        together(*(lambda plan=plan: repository.record_window(plan) for plan in plans))
+        # Then no job has two, and the money is not overdrawn
+        assert shop.is_sound()
+    assert shop.read("SELECT count(*) FROM job WHERE shadow_of IS NOT NULL") == 3
+    assert shop.read("SELECT count(*) FROM batch WHERE tenant = 'shadow'") == 1
+
+
+def shadow_plan(work, *, limit):
+    """Return a plan that draws every job's shadow on the edge, for 9 micro-USD; the dearer way costs 65."""
+    kinds = {"edge": TierKind.CLOUD, "cloud": TierKind.EDGE}
+    return ShadowPlan(
+        share=1.0,
+        drawn=frozenset(job.job_id for job in work.jobs),
+        other={
+            tier: ShadowTier(
+                tier=kind.value, kind=kind, width=64, height=64, micro_usd=9 if kind is TierKind.EDGE else 65
+            )
+            for tier, kind in kinds.items()
+        },
+        key="default:0",
+        limit_micro_usd=limit,
+        microbatch_jobs=16,
+        yardstick=None,
+    )
 
 
 def test_cancel_against_record_leaves_one_outcome_each(repository, shop):

@@ -5,13 +5,14 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from db.models import metadata
 from db.repository import Repository
-from db.session import check_schema, downgrade, make_engine, transaction, upgrade
+from db.session import _migrate, check_schema, downgrade, make_engine, transaction, upgrade
 from routet2i.errors import SchemaMismatch, ServiceUnavailable
 
 
@@ -34,13 +35,29 @@ def test_the_schema_goes_up_and_down_and_up(empty):
     check_schema(empty)
     # Then the view and all tables are there
     assert set(metadata.tables) <= set(inspect(empty).get_table_names())
-    assert inspect(empty).get_view_names() == ["job_audit"]
+    assert sorted(inspect(empty).get_view_names()) == ["job_audit", "shadow_pair"]
     # And down it leaves nothing but alembic's own table
     downgrade(empty)
     assert inspect(empty).get_table_names() == ["alembic_version"]
     assert inspect(empty).get_view_names() == []
     upgrade(empty)
     check_schema(empty)
+
+
+def test_what_an_older_program_wrote_is_still_there_after_the_upgrade(empty):
+    # Given a database of the first schema with a budget
+    _migrate(empty, lambda config: command.upgrade(config, "0001"))
+    with pytest.raises(SchemaMismatch, match="routet2i db upgrade"):
+        check_schema(empty)
+    with transaction(empty) as connection:
+        connection.execute(text("INSERT INTO budget VALUES('batch:b', 'total', 100, 20, 30)"))
+    # When this program upgrades it
+    upgrade(empty)
+    # Then the row is there, and the registry is empty
+    check_schema(empty)
+    with empty.connect() as connection:
+        assert connection.execute(text("SELECT lim, reserved, spent FROM budget")).all() == [(100, 20, 30)]
+    assert Repository(empty).predictors() == []
 
 
 def test_the_migrated_schema_equals_the_tables_in_models(engine):

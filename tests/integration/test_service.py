@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
-from routet2i.contracts import JobOutcome, JobState, Picture, Prediction
+from db.audit import batch_status, check_invariants
+from routet2i.contracts import JobOutcome, JobState, Picture, Prediction, Yardstick
 from routet2i.errors import LeaseLost, ServiceUnavailable
 from routet2i.settings import Settings
 from routet2i.tiers import packaged, read_tiers
 from scheduler.predictor.interface import Random
-from scheduler.service import Scheduler, run_window, sweep
+from scheduler.service import Scheduler, look_for_drift, run_window, sweep
+from scheduler.shadows import is_drawn
 from scheduler.submit import submit_file
 
 TIERS = read_tiers(packaged("pocket"))  # edge 9,000 and cloud 65,000 micro-dollars a picture
@@ -95,10 +98,10 @@ def window(repository, predictor=None, *, now=0.0, term=None, **settings):
     )
 
 
-def make_scheduler(repository, publish, *, holder="one", **settings):
+def make_scheduler(repository, publish, *, holder="one", current=Random, **settings):
     return Scheduler(
         repository,
-        Random(),
+        current,
         tiers=TIERS,
         settings=Settings(**({"window_seconds": 0.05} | settings)),
         publish=publish,
@@ -271,6 +274,56 @@ def test_a_whole_batch_goes_through_windows_within_its_budget(repository, tmp_pa
     assert spent == worker.tiers["edge"] * 9000 + worker.tiers["cloud"] * 65_000 <= budget
     # And the leader has resigned: the next one need not wait
     assert repository.elect(holder="next", ttl_seconds=15) == 2
+
+
+def test_a_share_of_the_jobs_is_drawn_by_both_tiers_from_money_of_its_own(repository, tmp_path):
+    # Given 40 jobs with a budget, half of which both tiers shall draw
+    budget = 40 * 9000 + 10 * 56_000
+    batch_id = submit(repository, tmp_path, [f"prompt {i} {i}" for i in range(40)], budget=budget)
+    ids = [job_id for (job_id,) in rows(repository, "SELECT id FROM job")]
+    drawn = {job_id for job_id in ids if is_drawn(job_id, share=0.5)}
+    worker = FakeWorker(repository, expected=40 + len(drawn))
+    # When a scheduler runs until all are done
+    shadows = {"shadow_share": 0.5, "shadow_budget_micro_usd": 10_000_000}
+    with Running(make_scheduler(repository, worker, window_jobs=16, microbatch_jobs=4, **shadows)):
+        assert worker.done.wait(DEADLINE)
+        until(lambda: repository.shadow_spending(batch_id).unfinished == 0)
+    # Then exactly the drawn jobs have a pair, one picture of each tier
+    pairs = repository.shadow_pairs(batch_id=batch_id)
+    assert {pair.job_id for pair in pairs} == drawn
+    assert all(set(pair.sides) == {"edge", "cloud"} and pair.propensity == 0.5 for pair in pairs)
+    # And the batch paid for its own 40 pictures only
+    status = batch_status(repository.engine, batch_id)
+    assert status.spent_micro_usd == status.by_tier["edge"] * 9000 + status.by_tier["cloud"] * 65_000
+    assert status.spent_micro_usd <= budget
+    assert check_invariants(repository.engine) == []
+
+
+@pytest.mark.parametrize(("prs", "warned"), [(0.9, True), (0.5, False)])
+def test_the_scheduler_warns_when_predictions_drift_from_pictures(repository, tmp_path, prs, warned):
+    # Given sixty pairs of equal pictures, whose measured PRS is 1/2, and a predictor that said something else
+    class Stubborn:
+        name, version = "stubborn", "1"
+        yardstick = Yardstick(weights={"detail": 1.0}, spans={"detail": 0.1})
+
+        def predict(self, prompts):
+            return [Prediction(prs=prs)] * len(prompts)
+
+    submit(repository, tmp_path, [f"{i} of {i * i} things" for i in range(60)])
+    window(repository, Stubborn(), shadow_share=1.0, shadow_budget_micro_usd=10_000_000)
+    worker = FakeWorker(repository)
+    for microbatch in repository.mark_sent(limits={"edge": 100, "cloud": 100}):
+        worker(microbatch, TIERS[microbatch.tier])
+    # When the scheduler looks
+    with capture_logs() as logs:
+        drift = look_for_drift(repository, Stubborn(), tiers=TIERS, settings=Settings())
+    # Then it warns if they differ, and says what to type
+    assert (drift.pairs, drift.alarm) == (60, warned)
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["drift_alarm"] * warned
+
+
+def test_without_pairs_there_is_no_drift(repository):
+    assert look_for_drift(repository, Random(), tiers=TIERS, settings=Settings()) is None
 
 
 def test_jobs_that_come_while_it_runs_are_taken_up(repository, tmp_path):

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ from typer.testing import CliRunner, Result
 from db.repository import Repository
 from db.session import make_engine
 from routet2i.errors import UsageError
+from routet2i.tiers import packaged
 from scheduler.cli import make_app
 from scheduler.cli.batches import micro_usd
 from scheduler.cli.exits import MEANING, Exit
 from scheduler.cli.show import FORMULA, clean, money, safe_cell, write_csv
+from scheduler.predictor.artefact import Artefact
 
 Cli = Callable[..., Result]
 COMMANDS = ("demo", "up", "submit", "status", "results", "audit", "cancel", "doctor", "worker", "scheduler")
@@ -51,7 +53,17 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("db", "upgrade"), ("db", "current")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *((name,) for name in COMMANDS),
+        *(("db", name) for name in ("upgrade", "current")),
+        *(
+            ("predictor", name)
+            for name in ("list", "promote", "collect", "train", "evaluate", "explain", "score", "drift")
+        ),
+    ],
+)
 def test_every_command_explains_itself_with_an_example(cli: Cli, command: tuple[str, ...]) -> None:
     # When help is asked for
     shown = cli(*command, "--help")
@@ -207,6 +219,93 @@ def test_doctor_prints_a_line_per_part_and_fails_only_on_failures(
     assert levels["workers"] == "warn"
     assert broken.exit_code == Exit.UNEXPECTED
     assert "ROUTET2I_TIERS" in broken.output
+
+
+@pytest.fixture
+def ruled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tier file that names a rule: nothing here needs a network."""
+    text = packaged("pocket").read_text().replace('predictor = "pocket"', 'predictor = "prompt_length"')
+    (tmp_path / "tiers.toml").write_text(text)
+    monkeypatch.setenv("ROUTET2I_TIERS", str(tmp_path / "tiers.toml"))
+    monkeypatch.setenv("ROUTET2I_FAKE_MODELS", "1")
+
+
+@pytest.fixture
+def registry(ready: Cli, tmp_path: Path) -> Iterator[Repository]:
+    """The database's verbs, as a training would use them."""
+    engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'home' / 'routet2i.db'}")
+    yield Repository(engine)
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("ruled")
+def test_predictors_are_listed_and_the_live_one_is_told(
+    ready: Cli, registry: Repository, make_artefact: Callable[..., Artefact]
+) -> None:
+    # Given a registry without promotions
+    empty = ready("predictor", "list")
+    # When two versions come in and one is promoted
+    first, second = make_artefact(seed=1), make_artefact(seed=2)
+    for artefact in (first, second):
+        registry.add_predictor(
+            name="mine", manifest=artefact.manifest, weights=b"weights", figures={"share_50": 0.8125}
+        )
+    registry.promote_predictor(second.version, who="me@here", reason="better")
+    shown, printed = ready("predictor", "list"), ready("predictor", "list", "--json")
+    # Then first the tier file decides, and afterwards the promoted one is marked
+    assert "live: prompt_length, as the tier file says" in empty.output
+    line = next(line for line in shown.output.splitlines() if second.version in line)
+    assert "*" in line
+    assert "share_50 0.812" in line
+    rows = {row["version"]: row for row in json.loads(printed.stdout)}
+    assert (rows[first.version]["live"], rows[second.version]["live"]) == (False, True)
+    assert rows[first.version]["figures"] == {"share_50": 0.8125}
+
+
+@pytest.mark.parametrize("name", ["0123456789ab", "noun_count"])
+def test_what_is_not_in_the_registry_cannot_be_promoted(ready: Cli, name: str) -> None:
+    refused = ready("predictor", "promote", name)
+    assert refused.exit_code == Exit.USAGE
+    assert name in refused.stderr
+
+
+def test_what_cannot_be_loaded_is_not_promoted(
+    ready: Cli, registry: Repository, make_artefact: Callable[..., Artefact]
+) -> None:
+    # Given a version whose files are no network
+    artefact = make_artefact()
+    registry.add_predictor(name="mine", manifest=artefact.manifest, weights=b"weights", figures={})
+    # When it is promoted
+    refused = ready("predictor", "promote", "mine", "--reason", "try")
+    # Then it is not
+    assert refused.exit_code == Exit.MODELS
+    assert registry.live_predictor() is None
+
+
+@pytest.mark.usefixtures("ruled")
+def test_doctor_says_which_predictor_is_live_and_why(
+    ready: Cli, registry: Repository, make_artefact: Callable[..., Artefact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> str:
+        found = {one["name"]: one for one in json.loads(ready("doctor", "--json").stdout)}
+        assert found["predictor"]["level"] == "ok"
+        return str(found["predictor"]["detail"])
+
+    # Given a deployment whose tier file decides; then a promotion; then a setting that beats both
+    before = told()
+    artefact = make_artefact()
+    registry.add_predictor(name="mine", manifest=artefact.manifest, weights=b"weights", figures={})
+    registry.promote_predictor(artefact.version, who="me@here", reason="half the gain more")
+    promoted = told()
+    monkeypatch.setenv("ROUTET2I_PREDICTOR", "constant")
+    fixed = told()
+    # Then each is told with its reason
+    assert before == "prompt_length 1, live is prompt_length: none was promoted, and tiers.toml says so"
+    assert promoted.startswith(
+        f"routet2i {artefact.version} (encoder pocket:edge, 300 prompts), live is 'mine'"
+    )
+    assert promoted.endswith("by me@here, 'half the gain more'")
+    assert fixed == "constant 1, set by ROUTET2I_PREDICTOR"
 
 
 @pytest.mark.parametrize("command", [("worker", "edge"), ("scheduler",)])

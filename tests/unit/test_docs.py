@@ -39,14 +39,16 @@ def commands() -> dict[str, Any]:
 
 def test_every_command_is_in_the_readme_and_exists() -> None:
     # When commands are read from the README's table
-    named = set(re.findall(r"`routet2i ((?:db )?[a-z]+)[^`]*`", section("Commands")))
+    named = set(re.findall(r"`routet2i ((?:(?:db|predictor) )?[a-z]+)[^`]*`", section("Commands")))
     # Then they are the program's
     assert named == set(commands())
 
 
 def test_every_option_that_the_readme_names_exists() -> None:
     # Given each row of the table of commands
-    rows = re.findall(r"^\| `routet2i ((?:db )?[a-z]+)[^`]*` \| (.*) \|$", section("Commands"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `routet2i ((?:(?:db|predictor) )?[a-z]+)[^`]*` \| (.*) \|$", section("Commands"), re.MULTILINE
+    )
     # When its options are looked up
     for name, told in rows:
         known = {option for parameter in commands()[name].params for option in parameter.opts}

@@ -39,6 +39,12 @@ def test_a_marked_table_is_made_from_its_report(tmp_path):
     assert refreshed(new, root=tmp_path) == new
 
 
+def test_an_empty_report_leaves_an_empty_block(tmp_path):
+    write_report(tmp_path / "reports" / "x.json", [])
+    old = "<!-- figures: reports/x.json -->\nstale\n<!-- end of figures -->"
+    assert refreshed(old, root=tmp_path) == "<!-- figures: reports/x.json -->\n<!-- end of figures -->"
+
+
 def test_a_missed_target_is_shown_as_missed():
     assert "**no**" in as_table(
         [Figure(**{**{f: getattr(FIGURE, f) for f in FIGURE.__dataclass_fields__}, "holds": False})]

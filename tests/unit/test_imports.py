@@ -11,7 +11,11 @@ from setuptools import find_packages
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "open_clip")
-LIGHT_PACKAGES = {"routet2i": ("models", "pocket"), "db": (), "scheduler": ("network", "training")}
+HEAVY_PREDICTOR = (
+    *("network", "fitting", "trained", "routet2i", "encoders", "baselines_neural", "training"),
+    *("lesson", "card", "loss_plot", "routing"),
+)
+LIGHT_PACKAGES = {"routet2i": ("models", "pocket"), "db": (), "scheduler": HEAVY_PREDICTOR}
 
 
 @pytest.fixture

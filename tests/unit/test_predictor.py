@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from routet2i.errors import ModelError, UsageError
 from routet2i.tiers import packaged, read_tiers
+from scheduler.predictor import interface
 from scheduler.predictor.interface import Constant, PromptLength, Random, open_predictor
 from scheduler.predictor.noun_count import fit_noun_count, write_artefact
 
@@ -114,8 +115,22 @@ def test_for_other_models_only_the_ranking_is_kept(folder):
     assert strange.scores == {}
 
 
+def test_before_the_first_promotion_live_is_what_the_tier_file_says():
+    tiers = replace(TIERS, predictor="prompt_length")
+    assert open_predictor("live", tiers=tiers).name == "prompt_length"
+
+
+@pytest.mark.parametrize("name", ["pocket", "cold_start"])
+def test_a_packaged_network_that_is_not_there_is_refused_with_a_remedy(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(interface, "WEIGHTS_FOLDER", tmp_path)
+    with pytest.raises(ModelError, match=f"{name}.*ROUTET2I_PREDICTOR=noun_count"):
+        open_predictor(name, tiers=TIERS)
+
+
 def test_an_unknown_predictor_is_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"no predictor 'nouns'.*noun_count, prompt_length"):
+    with pytest.raises(
+        UsageError, match=r"no predictor 'nouns'.*live, pocket, cold_start, noun_count, prompt_length"
+    ):
         open_predictor("nouns", tiers=TIERS)
 
 

@@ -4,7 +4,10 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 from db.audit import BatchStatus, WindowStory
+from db.pairs import ShadowSpending
 from routet2i.contracts import JobState, Rejection
+from scheduler.comparison import Compared
+from scheduler.drift import Drift, Pair, drift_of
 from scheduler.report import Card, Tier, fill
 
 EVIL = "<script>alert('x')</script>"
@@ -78,6 +81,15 @@ def window() -> WindowStory:
     )
 
 
+def drift() -> Drift:
+    """Two pairs of equal pictures, predicted 0.2 and 0.6."""
+    pairs = [
+        Pair(prompt=p, window_id="w", committed_at=NOW, prs=prs, edge={"detail": 0.5}, cloud={"detail": 0.5})
+        for p, prs in (("a", 0.2), ("b", 0.6))
+    ]
+    return drift_of(pairs, yardstick=None, weights={"detail": 1.0})
+
+
 def test_a_page_asks_for_nothing_and_runs_nothing_of_a_users_text() -> None:
     # Given a batch whose every text is a script
     page = fill(
@@ -88,6 +100,8 @@ def test_a_page_asks_for_nothing_and_runs_nothing_of_a_users_text() -> None:
         ],
         windows=[window()],
         rejected=[Rejection(line_no=4, reason=EVIL, remedy=EVIL, raw_sha256="")],
+        shadows=ShadowSpending(jobs=3, unfinished=1, spent_micro_usd=74_000),
+        compared=[Compared(name=EVIL, version="1", drift=drift())],
         cards=[
             card(picture="data:image/png;base64,AAAA"),
             card(picture=None, state="failed"),
@@ -96,12 +110,17 @@ def test_a_page_asks_for_nothing_and_runs_nothing_of_a_users_text() -> None:
     )
     # When a browser reads it
     read = Page(page)
-    # Then there is no script, every picture is inside, and both plots are there
+    # Then there is no script, every picture is inside, and all three plots are there
     assert "script" not in read.tags
     assert read.targets == ["data:image/png;base64,AAAA"]
-    assert read.tags.count("svg") == 2
+    assert read.tags.count("svg") == 3
     assert page.count("&lt;script&gt;") >= 8
     assert "$0.083" in page
+    # And predictions stand beside pictures, with the money of their own
+    assert read.tags.count("circle") == 2
+    assert "predicted 0.200, measured 0.500" in page
+    assert "$0.074" in page
+    assert "1 are not drawn yet" in page
 
 
 def test_a_batch_without_limit_windows_or_pictures_has_a_page_too() -> None:
@@ -111,8 +130,11 @@ def test_a_batch_without_limit_windows_or_pictures_has_a_page_too() -> None:
         tiers=[],
         windows=[],
         rejected=[],
+        shadows=ShadowSpending(jobs=0, unfinished=0, spent_micro_usd=0),
+        compared=[],
         cards=[],
     )
     # Then the page says so
     assert "without a limit" in page
     assert "No window has decided yet" in page
+    assert "measured PRS" not in page

@@ -54,6 +54,39 @@ def test_several_tiers_of_a_kind_need_to_say_which_is_routed(tmp_path: Path) -> 
     assert read_tiers(write(tmp_path, '[routing]\ncloud = "big"\n' + three)).cloud == "big"
 
 
+@pytest.mark.parametrize(
+    ("name", "predictor"), [("pocket", "pocket"), ("sd21-sd3", "cold_start"), ("turbo-sdxl", "cold_start")]
+)
+def test_the_packaged_profiles_say_what_predicts_before_the_first_promotion(
+    name: str, predictor: str
+) -> None:
+    assert read_tiers(packaged(name)).predictor == predictor
+
+
+def test_a_tier_file_names_a_predictor_or_gets_the_one_for_natural_prompts(tmp_path: Path) -> None:
+    # Given files without a predictor, with a name, and with a folder beside the file
+    (tmp_path / "mine").mkdir()
+    written = ("", '[routing]\npredictor = "noun_count"\n', '[routing]\npredictor = "./mine"\n')
+    # Then it is the default, the name, and the folder's own path
+    found = [read_tiers(write(tmp_path, head + PAIR)).predictor for head in written]
+    assert found == ["cold_start", "noun_count", str(tmp_path / "mine")]
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ('predictor = "live"', "before the first promotion"),
+        ('predictor = ""', "before the first promotion"),
+        ("predictor = 7", "before the first promotion"),
+        ('predictor = "./nowhere"', "nowhere does not exist"),
+        ('predicter = "pocket"', "unknown key 'predicter'; known: edge, cloud, predictor"),
+    ],
+)
+def test_a_wrong_routing_table_is_refused(tmp_path: Path, head: str, words: str) -> None:
+    with pytest.raises(TierError, match=words):
+        read_tiers(write(tmp_path, f"[routing]\n{head}\n{PAIR}"))
+
+
 def test_a_model_folder_is_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     tiers = read_tiers(write(tmp_path, PAIR.replace("pocket:edge", "./mine")))

@@ -1,0 +1,40 @@
+"""The prompts of a file on their way into a command: good ones are handed on, bad ones told at once.
+
+It knows where a complaint goes, not what a prompt is for.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from routet2i.contracts import GenerationRequest, Rejection
+from routet2i.settings import Settings
+from scheduler.cli.exits import Exit
+from scheduler.cli.show import clean, console
+from scheduler.prompt_file import read_prompt_file
+
+
+class PromptLines:
+    """A prompt file read once; what is no prompt goes to standard error with line, reason and remedy."""
+
+    def __init__(self, path: Path, *, settings: Settings, seed_base: bytes = b"") -> None:
+        """Read nothing yet; see `read_prompt_file`."""
+        self._items = read_prompt_file(path, settings=settings, seed_base=seed_base)
+        self.rejected = 0  # lines so far
+
+    def __iter__(self) -> Iterator[GenerationRequest]:
+        """Yield the requests in file order; raises IntakeError."""
+        for item in self._items:
+            if isinstance(item, Rejection):
+                self.rejected += 1
+                console(stderr=True).print(
+                    f"line {item.line_no}: {clean(item.reason)}; {clean(item.remedy)}", soft_wrap=True
+                )
+            else:
+                yield item
+
+    def exit_if_rejected(self) -> None:
+        """End the command with the exit code of rejected lines, if there were any."""
+        if self.rejected:
+            raise typer.Exit(Exit.REJECTED)

@@ -1,0 +1,54 @@
+"""A prompt file that is read once, for its prompts alone: nothing is submitted, nothing is written.
+
+It opens the file, tells its format and hands out what `scheduler.intake` finds in each line. It knows neither
+batches nor budgets.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from routet2i.contracts import GenerationRequest, Rejection
+from routet2i.errors import IntakeError
+from routet2i.settings import Settings
+from scheduler.intake import guess_format, read_requests
+
+STANDARD_INPUT = Path("-")
+
+
+def read_prompt_file(
+    path: Path, *, settings: Settings, seed_base: bytes = b""
+) -> Iterator[GenerationRequest | Rejection]:
+    """Yield one request or rejection per line, in file order, as `submit` would see it.
+
+    Args:
+        path: JSON lines, CSV or text, told by its ending; `-` is standard input, JSON lines.
+        settings: for the caps of lines and prompts.
+        seed_base: of the seeds of lines that name none.
+    Raises:
+        IntakeError: the file cannot be read, is no such file, or has no line that could be a prompt.
+    """
+    source = "standard input" if path == STANDARD_INPUT else str(path)
+    fmt = "jsonl" if path == STANDARD_INPUT else guess_format(path)
+    empty = True
+    try:
+        with ExitStack() as stack:
+            stream = sys.stdin.buffer if path == STANDARD_INPUT else stack.enter_context(path.open("rb"))
+            for item in read_requests(
+                stream,
+                fmt=fmt,
+                max_line_bytes=settings.max_line_bytes,
+                max_prompt_chars=settings.max_prompt_chars,
+                seed_base=seed_base,
+            ):
+                empty = False
+                yield item
+    except IntakeError as error:
+        raise IntakeError(f"{source}: {error}") from None
+    except OSError as error:
+        raise IntakeError(f"cannot read {source}: {error.strerror}; check the name") from error
+    if empty:
+        raise IntakeError(
+            f"no prompts in {source}; write one JSON object a line, or one prompt a line in a .txt"
+        )
