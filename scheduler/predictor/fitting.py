@@ -30,6 +30,7 @@ from scheduler.predictor.wording import wording as wording_of
 from scheduler.prs import Scale, fit_scale, superiority
 
 SPREAD_FLOOR = 1e-3  # a dimension that hardly varies must not be blown up
+COUNT_FLOOR = 0.1  # of a count's spread: words that hardly occur must not weigh more than others
 WORDING_SHARE = 0.4  # variance of all counts of words, in that of mean token states: see DECISIONS
 
 MEMBERS_APART = 1000  # between the seeds of one member of two predictors
@@ -113,7 +114,8 @@ def fit(
         recipe: how; None = the defaults.
         source: what the artefact will say about its origin.
         start: a fitted predictor for the same encoder to go on from. The linear path reads what its did, and
-            is drawn to it instead of to zero, and training begins with its members' weights, as far as they have the same shape.
+            is drawn to it instead of to zero; training begins with its members' weights, as far as they have
+            the same shape.
         progress: called after each epoch of each member.
     Raises:
         ValueError: there are no two groups, the lengths differ, or `start` reads other token states.
@@ -357,7 +359,7 @@ def _standardise_(network: Network, features: Features, counts: Floats, *, start
     stretch = math.sqrt(WORDING_SHARE * variance / max(1, network.beside)) or 1.0
     network.centre.copy_(torch.from_numpy(np.concatenate([tokens.mean(axis=0), counts.mean(axis=0)])))
     network.spread.copy_(
-        torch.from_numpy(np.concatenate([spread, np.maximum(counts.std(axis=0), SPREAD_FLOOR) / stretch]))
+        torch.from_numpy(np.concatenate([spread, np.maximum(counts.std(axis=0), COUNT_FLOOR) / stretch]))
     )
 
 
@@ -388,7 +390,7 @@ def _fit_linear_path_(
 
 
 def _prior(start: Trained | None, labels: Labels) -> tuple[Floats, Floats] | None:
-    """Return the linear path (d + c, T, N), (T, N) of an earlier predictor for these labels' tiers and metrics.
+    """Return the linear path (d + c, T, N), (T, N) of an earlier predictor for these tiers and metrics.
 
     Tiers are found by name, or a pair by its order; a metric unknown to it gets the mean of those it knows,
     by their weights. None: nothing to begin with.

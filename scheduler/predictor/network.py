@@ -6,8 +6,8 @@ the mean of a few such mixtures plus a linear path from the mean token state and
 as a whole. It sees tensors only: it knows no prompt, no encoder, no loss and no unit of a score.
 
 Shapes: B prompts, L padded tokens, d encoder width, c numbers beside the tokens (0 = none), m inner width,
-N metrics (one expert each), T tiers, K tokens kept per expert, G sets of kept tokens (2 where each gate chooses its own, else 1). Padding has no
-influence on any output, nor have the other prompts of a batch.
+N metrics (one expert each), T tiers, K tokens kept per expert, G sets of kept tokens (2 where each gate
+chooses its own, else 1). Padding has no influence on any output, nor have the other prompts of a batch.
 Source: routing.md section 3; the linear path, the inner width, several members and T heads are ours.
 """
 
@@ -230,7 +230,7 @@ class Network(nn.Module):
         return ((tokens - self.centre[:d]) / self.spread[:d]).masked_fill(~valid[..., None], 0.0)
 
     def linear(self, states: Tensor, valid: Tensor, beside: Tensor | None = None) -> Tensor:
-        """Return (B, T, N): the linear path's part of z, from the mean of standardised states and `beside`."""
+        """Return (B, T, N): the linear path's part of z, from mean standardised states and `beside`."""
         inputs = states.sum(dim=1) / valid.sum(dim=1, keepdim=True)  # (B, d)
         if beside is not None:
             others = (beside - self.centre[self.width :]) / self.spread[self.width :]

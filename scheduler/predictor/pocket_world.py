@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scheduler.predictor.pocket_world", description=__doc__)
     parser.add_argument("--train", type=int, default=6_000, help="training prompts")
     parser.add_argument("--test", type=int, default=1_000, help="held-out prompts")
-    parser.add_argument("--repeats", type=int, default=4, help="pictures per held-out prompt")
+    parser.add_argument("--repeats", type=int, default=2, help="pictures per held-out prompt")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, required=True, help="a .npz file")
     args = parser.parse_args()

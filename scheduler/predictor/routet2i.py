@@ -98,7 +98,8 @@ class RouteT2I:
             self._edge, self._cloud = self._columns[tiers.edge], self._columns[tiers.cloud]
         else:  # the ranking may still hold; the scores would be those of other models
             self._edge, self._cloud, self._columns = 0, -1, {}
-            _log.warning("predictor_fitted_on_other_models", fitted=dict(trained.models), routed=routed)
+            if trained.models:  # else it is of no models in particular
+                _log.warning("predictor_fitted_on_other_models", fitted=dict(trained.models), routed=routed)
 
     @classmethod
     def open(cls, folder: Path, *, tiers: Tiers, device: str = "cpu") -> "RouteT2I":
@@ -120,7 +121,7 @@ class RouteT2I:
 
     @property
     def tiers(self) -> Mapping[str, int]:
-        """Tiers that scores are predicted for: the deployment's; its own where the deployment has other models."""
+        """Tiers that scores are predicted for: the deployment's, or its own where those have other models."""
         return self._columns or {tier: column for column, tier in enumerate(self.trained.tiers)}
 
     def predict(self, prompts: Sequence[str]) -> Sequence[Prediction]:

@@ -23,7 +23,7 @@ from scheduler.prs import fit_scale, prs, superiority
 WORDS = [*"abcdefgh", "hard"]
 WIDTH = 12
 SMALL = NetworkConfig(members=2, inner=16, layers=0, heads=2, top_k=3, rank=4, gate_width=8, dropout=0.1)
-QUICK = Recipe(network=SMALL, epochs=12, learning_rate=5e-3, batch=16)
+QUICK = Recipe(network=SMALL, wording=False, epochs=12, learning_rate=5e-3, batch=16)  # words are letters
 MODELS = {"edge": "pocket:edge", "cloud": "pocket:cloud"}
 
 
@@ -204,6 +204,52 @@ def test_the_history_tells_every_epoch_and_progress_is_called_for_each():
     assert [epoch for epoch in trained.history if epoch.epoch] == seen
     assert {epoch.member for epoch in seen} == {0, 1}
     assert all(epoch.validation > -1e-6 for epoch in trained.history)  # above the entropy
+
+
+def test_how_much_a_prompt_says_counts_even_where_its_mean_state_does_not_tell(tmp_path):
+    # Given prompts that repeat one word, so that all mean states are equal, and long ones are hard
+    prompts = tuple(" ".join(["hard"] * count) for count in range(1, 41))
+    scores = np.full((40, 2, 2), 0.6)
+    scores[:, 0, 0] = np.linspace(0.6, 0.2, 40)
+    labels = replace(labels_of(prompts), scores=scores)
+    recipe = Recipe(network=replace(SMALL, members=0))
+    # When a predictor is fitted with counts of words, and one without
+    errors = []
+    for wording in (True, False):
+        one = fit(
+            features_of(prompts),
+            labels,
+            groups=np.arange(40),
+            seed=0,
+            recipe=replace(recipe, wording=wording),
+        )
+        one.write(tmp_path)
+        again = read_trained(tmp_path)
+        predicted = again.scores(again.z(features_of(prompts)))[:, 0, 0]
+        assert (again.network.beside > 0) == wording
+        errors.append(((predicted - scores[:, 0, 0]) ** 2).mean() / scores[:, 0, 0].var())
+    # Then only the first one knows, and its folder keeps that
+    assert errors[0] < 0.3 < 0.9 < errors[1]
+
+
+def test_an_explanation_leaves_a_word_out_of_the_counts_too():
+    # Given a predictor that reads counts of words
+    prompts = prompts_of(200, seed=1)
+    one = fit(
+        features_of(prompts),
+        labels_of(prompts),
+        groups=np.arange(200),
+        seed=0,
+        recipe=replace(QUICK, wording=True, epochs=2),
+        source=Source(encoder="words", encoder_sha256="1234", models=MODELS),
+    )
+    predictor = RouteT2I(one, encoder=WordEncoder(), tiers=read_tiers(packaged("pocket")))
+    # When a word is left out by the explanation, and by hand
+    explained = predictor.explain("a hard b c")
+    z = one.z(features_of(["a hard b c", "a b c"]))
+    # Then both say the same pull
+    by_hand = (z[0, 0] - z[0, 1]) - (z[1, 0] - z[1, 1])
+    assert explained.pull[:, 1] == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_three_tiers_get_consistent_pairs(trained):

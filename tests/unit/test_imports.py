@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "open_clip")
 HEAVY_PREDICTOR = (
     *("network", "fitting", "trained", "routet2i", "encoders", "baselines_neural", "training"),
-    *("lesson", "card", "loss_plot", "routing"),
+    *("lesson", "card", "loss_plot", "routing", "pocket_training", "cold_start"),
 )
 LIGHT_PACKAGES = {"routet2i": ("models", "pocket"), "db": (), "scheduler": HEAVY_PREDICTOR}
 

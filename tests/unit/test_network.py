@@ -218,3 +218,17 @@ def test_the_weights_of_kept_tokens_average_to_one_if_tokens_compete():
     sums = selection.weight.sum(dim=3) / selection.slot.sum(dim=3)
     assert sums.flatten().tolist() == pytest.approx([1.0] * sums.numel())
     assert math.isclose(float(selection.weight[1, 0, 0, 2]), 0.0)  # a slot the short prompt cannot fill
+
+
+def test_numbers_beside_the_tokens_enter_the_linear_path_standardised():
+    # Given a network that reads two numbers beside the tokens
+    network = Network(replace(SMALL, members=0), width=WIDTH, tiers=2, metrics=1, beside=2)
+    network.centre[WIDTH:], network.spread[WIDTH:] = 3.0, 2.0
+    network.slopes.data[WIDTH, 0, 0] = 1.0
+    tokens, offsets = prompts_of([2, 3])
+    states, valid = pad(tokens, offsets, torch.arange(2))
+    # When one of them differs
+    z = network(states, valid, torch.tensor([[3.0, 0.0], [7.0, 0.0]])).z
+    # Then z of that tier differs by the slope times the standardised difference
+    assert z[:, 0, 0].tolist() == pytest.approx([0.0, 2.0])
+    assert (z[:, 1] == 0).all()
