@@ -23,7 +23,7 @@ from scheduler.routing.states import features_of
 PART = "pocket"
 PAIR = "edge -> cloud"
 TRAINING = 3_000  # prompts that all routers learn from; the others train the shipped predictor only
-ABLATED = 1_000  # prompts that the variants learn from: ten of them, five times, in the time of one
+ABLATED = 500  # prompts that the variants learn from: ten of them, five times, in the time of a few
 OWN = "its own metrics"
 FEWER = "training prompts"  # in the name of the experiment that variants compete in
 
