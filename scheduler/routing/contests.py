@@ -51,7 +51,7 @@ def pocket_contests(
 ) -> list[Contest]:
     """Return the pocket world's contests; the method is made as the shipped predictor was."""
     recipe, encoder = _made(shipped, effort=effort)
-    ours = entrants.method(recipe, encoder=encoder)[0]  # by its own encoder only: on MiniLM it takes as long again
+    ours = entrants.method(recipe, encoder=encoder)[0]  # on MiniLM, too, it would take as long again
     everybody = [*entrants.baselines(encoder=encoder), ours]
     variants = [ours, *entrants.ablations(recipe, encoder=encoder)]
     experiments = pocket.pocket_experiments(
