@@ -57,6 +57,7 @@ def speed_results(folder: Path, *, prompts: Sequence[str]) -> list[Result]:
                     rows[form, f"{count} prompts, p{percent}, ms"] = 1000 * float(
                         np.percentile(seconds, percent)
                     )
+        rows["size", "tokens per prompt"] = len(encoder.encode(prompts)[0]) / len(prompts)
         rows["size", "trained parameters"] = trained.parameters
         rows["size", "parameters with the encoder"] = trained.parameters + encoder.parameters
     finally:
