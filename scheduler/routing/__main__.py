@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure anew")
     parser.add_argument("--root", type=Path, default=Path(), help="where docs/ and reports/ lie")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--seeds", type=int, default=FULL.seeds, help="how often each router is trained")
     parser.add_argument("--quick", action="store_true", help="a look at the page: its numbers mean nothing")
     args = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -66,7 +67,7 @@ def main() -> None:
     if args.data is None and set(OF_PEOPLE) & set(parts):
         print("no --data FOLDER: what the report says of human ratings stays", file=sys.stderr)  # noqa: T201
         parts = [part for part in parts if part not in OF_PEOPLE]
-    effort = QUICK if args.quick else FULL
+    effort = QUICK if args.quick else replace(FULL, seeds=args.seeds)
     rows = _speed(args.table) if speed.PART in parts else []
     contests = _contests(parts, table=args.table, data=args.data, effort=effort)
     if contests:
@@ -103,11 +104,10 @@ def _contests(parts: Sequence[str], *, table: Path, data: Path, effort: Effort) 
         contests += pocket_contests(
             pocket.read_pocket_table(table), shipped=_packaged(POCKET), effort=effort, cache=CACHE
         )
-    fewer = replace(effort, seeds=min(effort.seeds, rated.SEEDS))
     if rated.PART in parts:
-        contests += rated_contests(data, shipped=_packaged(COLD), effort=fewer, cache=CACHE)
+        contests += rated_contests(data, shipped=_packaged(COLD), effort=effort, cache=CACHE)
     if unseen.PART in parts:
-        contests += unseen_contests(data, shipped=_packaged(COLD), effort=fewer, cache=CACHE)
+        contests += unseen_contests(data, shipped=_packaged(COLD), effort=effort, cache=CACHE)
     if drawn.PART in parts:
         contests.append(drawn_contest(effort=effort, cache=CACHE))
     return contests

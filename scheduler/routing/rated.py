@@ -18,9 +18,8 @@ from scheduler.routing.states import features_of
 
 PART = "rated"
 FOLDS = 5
-CURVE = (0.25, 0.5)  # shares of the training prompts; the whole is fitted anyway
-SEEDS = 3  # at most, each with other folds: a router is fitted fifteen times, which takes minutes
-FEW_SEEDS = 1  # of learning curves, and of pairs that no target hangs on
+CURVE = (0.1, 0.25, 0.5)  # shares of the training prompts; the whole is fitted anyway
+FEW_SEEDS = 2  # of learning curves, and of pairs that no target hangs on
 GENAI, AGIQA = "genai_bench_1600", "agiqa3k"
 GENAI_PAIRS = (  # the first and the second have a target; the others are the specification's, and near noise
     ("SDXL_Turbo", "DALLE_3"),
