@@ -96,7 +96,7 @@ def rated_contests(folder: Path, *, shipped: Trained | None, effort: Effort, cac
 
 
 def unseen_contests(folder: Path, *, shipped: Trained | None, effort: Effort, cache: Path) -> list[Contest]:
-    """Return the contests across rated sets; the packaged predictor competes where it never learned.
+    """Return the contests across rated sets; the packaged file is left out, for it has seen all of them.
 
     Raises:
         UsageError: a file of the folder cannot be read.
@@ -111,9 +111,6 @@ def unseen_contests(folder: Path, *, shipped: Trained | None, effort: Effort, ca
         Contest(
             experiment=one,
             entrants=everybody,
-            also={SHIPPED: shipped_prs(shipped, one)}
-            if shipped is not None and unseen.TIFA in one.name
-            else {},
         )
         for one in (experiments if effort.all_rated else experiments[:1])
     ]

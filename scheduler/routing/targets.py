@@ -114,7 +114,7 @@ def _unseen(results: Results) -> Iterator[Figure]:
     ours = results.of(part=unseen.PART, judge="people", figure=SHARE)
     for name in ours.names("data"):
         own = ours.of(data=name)
-        entrant = own.one(router=SHIPPED) or own.one(router=METHOD)
+        entrant = own.one(router=METHOD)
         others = [row for row in own.rows if row.router in SIMPLE]
         if entrant is None or not others:
             continue

@@ -185,7 +185,7 @@ def test_a_mixture_can_learn_eight_examples_by_heart():
     targets = torch.randn(8, 2, 2)
     optimiser = torch.optim.Adam(mixture.parameters(), lr=2e-2)
     # When it trains on them
-    for _ in range(150):
+    for _ in range(300):
         loss = (mixture(states, valid)[0] - targets).square().mean()
         optimiser.zero_grad()
         loss.backward()
