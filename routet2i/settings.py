@@ -82,7 +82,16 @@ class Settings(BaseSettings):
         """Return the database URL, with its secret: never log it."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite+pysqlite:///{self.home.resolve() / 'routet2i.db'}"
+        return f"sqlite+pysqlite:///{self._file}"
+
+    @property
+    def has_database(self) -> bool:
+        """Return False while no database is named and this home has no file of one yet."""
+        return self.database_url is not None or self._file.exists()
+
+    @property
+    def _file(self) -> Path:
+        return self.home.resolve() / "routet2i.db"
 
     @property
     def pictures(self) -> Path:

@@ -174,7 +174,7 @@ def _predictor(settings: Settings) -> Finding:
 @contextmanager
 def _registry(settings: Settings) -> Iterator[Repository | None]:
     """Yield the database's verbs, or None where it cannot be asked: `database` says why."""
-    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+    if not settings.has_database:
         yield None
         return
     engine = make_engine(settings.database)
@@ -218,7 +218,7 @@ def _home(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+    if not settings.has_database:
         return _finding("database", Level.WARN, f"none yet in {settings.home}", "routet2i db upgrade")
     engine = make_engine(settings.database)
     try:
@@ -253,7 +253,7 @@ def _stack(settings: Settings) -> Finding:
 
 def _workers(settings: Settings) -> Finding:
     tiers = settings.read_tiers()
-    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+    if not settings.has_database:
         return _finding("workers", Level.WARN, "none", "routet2i up")
     engine = make_engine(settings.database)
     try:

@@ -22,7 +22,7 @@ def registry_of(settings: Settings) -> Repository | None:
     Raises:
         SchemaMismatch, ServiceUnavailable: there is one, and it cannot be used.
     """
-    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+    if not settings.has_database:
         return None
     return open_repository(settings)
 

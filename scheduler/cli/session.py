@@ -53,7 +53,7 @@ def open_repository(settings: Settings) -> Repository:
         SchemaMismatch: there is no database yet, or its schema is another.
         ServiceUnavailable: it does not answer.
     """
-    if settings.database_url is None and not (settings.home / "routet2i.db").exists():
+    if not settings.has_database:
         raise SchemaMismatch(
             f"no database in {settings.home}; type: routet2i up (starts everything) or routet2i db upgrade"
         )

@@ -32,7 +32,7 @@ WORDS = [
     "snowman",
     "cube",
     "ring",
-]
+]  # the tiny BERT's
 
 
 @pytest.fixture

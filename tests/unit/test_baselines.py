@@ -429,11 +429,8 @@ def test_the_published_routers_are_taught_what_their_authors_say():
     assert tier_shares(truth)[:, 0] == pytest.approx(1 / (1 + np.exp([-3, -1, 0, 1, 2, 4])))
 
 
-def test_padding_does_not_reach_the_token_pool():
-    # Given a pool with a query of its own, and prompts of one to six tokens
-    rng = np.random.default_rng(0)
-    features, _, _ = world(20)
-    inputs = Inputs(
+def inputs_of(features):
+    return Inputs(
         tokens=torch.tensor(features.tokens),
         offsets=torch.tensor(features.offsets),
         lengths=torch.tensor(features.lengths),
@@ -441,6 +438,13 @@ def test_padding_does_not_reach_the_token_pool():
         size=1.0,
         means=torch.tensor(features.means()),
     )
+
+
+def test_padding_does_not_reach_the_token_pool():
+    # Given a pool with a query of its own, and prompts of one to six tokens
+    rng = np.random.default_rng(0)
+    features, _, _ = world(20)
+    inputs = inputs_of(features)
     shapes = {"query": (1, WIDTH), "out": (1, WIDTH, 3), "bias": (1, 1, 3)}
     weights = {
         name: torch.tensor(rng.normal(size=shape), dtype=torch.float32) for name, shape in shapes.items()
@@ -455,14 +459,7 @@ def test_padding_does_not_reach_the_token_pool():
 def test_models_of_one_stack_do_not_influence_each_other():
     # Given two models that learn from different halves, side by side and alone
     features, labels, _ = world(40)
-    inputs = Inputs(
-        tokens=torch.tensor(features.tokens),
-        offsets=torch.tensor(features.offsets),
-        lengths=torch.tensor(features.lengths),
-        centre=torch.zeros(WIDTH),
-        size=1.0,
-        means=torch.tensor(features.means()),
-    )
+    inputs = inputs_of(features)
     targets = torch.tensor(tier_shares(truth_of(labels, scale=fit_pair(labels))), dtype=torch.float32)
     start = TokenPool().init(WIDTH, targets.mean(dim=0), generator=torch.Generator().manual_seed(0))
     halves = torch.stack([torch.arange(40) < 20, torch.arange(40) >= 20])

@@ -29,7 +29,7 @@ WORDS = [
     "snowman",
     "cube",
     "ring",
-]
+]  # the tiny BERT's
 METRICS = ("detail", "colour")
 TABLE = ("prompt", "group", "tier", "metric", "value")
 HOSTILE = '<script>alert("x")</script> & [bold]red star'
