@@ -16,23 +16,9 @@ from typer.testing import CliRunner
 from scheduler.cli import make_app
 from scheduler.cli.exits import Exit
 from scheduler.datasets import read_table
+from tests.vocabulary import WORDS
 
 DEADLINE_SECONDS = 60
-WORDS = [
-    "a",
-    "red",
-    "blue",
-    "circle",
-    "star",
-    "above",
-    "left",
-    "of",
-    "big",
-    "small",
-    "snowman",
-    "cube",
-    "ring",
-]  # the tiny BERT's
 
 
 @pytest.fixture

@@ -14,22 +14,8 @@ from scheduler.cli import make_app
 from scheduler.cli.exits import Exit
 from scheduler.cli.predictor_explain import bar, verdict
 from scheduler.predictor.artefact import read_artefact
+from tests.vocabulary import WORDS
 
-WORDS = [
-    "a",
-    "red",
-    "blue",
-    "circle",
-    "star",
-    "above",
-    "left",
-    "of",
-    "big",
-    "small",
-    "snowman",
-    "cube",
-    "ring",
-]  # the tiny BERT's
 METRICS = ("detail", "colour")
 TABLE = ("prompt", "group", "tier", "metric", "value")
 HOSTILE = '<script>alert("x")</script> & [bold]red star'
