@@ -3,10 +3,13 @@
 It knows texts, pictures and cosines. It does not know which tier drew a picture nor what a score decides.
 
     q(I, m) = sigmoid(s * (cos(I, m+) - cos(I, m-)))                        one per metric of the set
-    alignment = sigmoid(s * (cos(I, X) - mean over j of cos(I, X'_j)))      X its prompt, X' altered prompts
+    alignment = sigmoid(s / P * sum over j of (cos(I, X) - cos(I, X'_j)))   X its prompt, X'_j altered prompts
+
+Each of the P phrases that a prompt's exchangeable facts are written in is exchanged in exactly one of the
+altered prompts, so that no fact goes unasked and the sum over P is the mean cosine that one exchange costs.
 
 Source: routing.md, sections 0b and 1 (CLIP-IQA's two-way softmax, Wang et al. 2023; s = 100 is CLIP's own cap
-of its logit scale).
+of its logit scale); spreading all phrases over J texts is ours (DECISIONS 32).
 """
 
 import hashlib
@@ -24,14 +27,14 @@ from PIL import Image
 from routet2i.errors import ModelError
 from routet2i.metrics import MetricSet
 from routet2i.models.generation import model_folder, resolve_device
-from routet2i.pocket.world import alter_prompt
+from routet2i.pocket.world import Altered, altered_prompts
 
-ALTERED = 4  # J: altered prompts that a prompt is contrasted with; their mean smooths a lucky exchange
+ALTERED = 4  # J: altered prompts that a prompt is contrasted with; more of them measure no better
 NEUTRAL = "a picture"  # contrast of a prompt in which nothing can be exchanged
 HUB = "hf-hub:"
 MAX_BATCH = 64  # pictures or texts in one forward pass
 
-Alter = Callable[[str, np.random.Generator], str | None]
+Alter = Callable[[str, np.random.Generator], Altered]
 
 
 def load_scorer(
@@ -42,7 +45,7 @@ def load_scorer(
     Args:
         model: `pocket:clip`, a folder with `open_clip_config.json` and safetensors, or `hf-hub:OWNER/NAME`.
         device: auto, cpu, cuda, cuda:0 ...
-        alter: returns a prompt with one fact exchanged, or None; by default the shape world's.
+        alter: returns a prompt's near misses, drawn from its own generator; by default the shape world's.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -57,7 +60,7 @@ def load_scorer(
             f"cannot load scorer {model!r}: {type(error).__name__}: {error}; see routet2i doctor"
         ) from error
     return OpenClipScorer(
-        clip.eval(), preprocess=preprocess, tokenizer=tokenizer, metrics=metrics, alter=alter or _exchange
+        clip.eval(), preprocess=preprocess, tokenizer=tokenizer, metrics=metrics, alter=alter or _near_misses
     )
 
 
@@ -108,21 +111,23 @@ class OpenClipScorer:
         return torch.cat(parts).float()
 
     def _contrasts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Return per prompt its vector less the mean of its altered prompts' vectors, (B, D)."""
+        """Return per prompt the sum of its vector less its altered prompts', over their exchanges, (B, D)."""
         distinct = list(dict.fromkeys(prompts))
-        groups = [[prompt, *self._altered(prompt)] for prompt in distinct]
+        altered = [self._altered(prompt) for prompt in distinct]
+        groups = [[prompt, *other.texts] for prompt, other in zip(distinct, altered, strict=True)]
         vectors = self.embed_texts([text for group in groups for text in group])
+        parts = vectors.split([len(group) for group in groups])
         contrasts = {
-            group[0]: part[0] - part[1:].mean(dim=0)
-            for group, part in zip(groups, vectors.split([len(group) for group in groups]), strict=True)
+            prompt: (part[0] - part[1:]).sum(dim=0) / other.exchanges
+            for prompt, part, other in zip(distinct, parts, altered, strict=True)
         }
         return torch.stack([contrasts[prompt] for prompt in prompts])
 
-    def _altered(self, prompt: str) -> list[str]:
-        """Return up to J different altered prompts, equal for equal prompts; at least the neutral one."""
+    def _altered(self, prompt: str) -> Altered:
+        """Return a prompt's near misses, equal for equal prompts; the neutral one where there are none."""
         rng = np.random.default_rng(list(hashlib.sha256(prompt.encode()).digest()))
-        tries = (self._alter(prompt, rng) for _ in range(ALTERED))
-        return list(dict.fromkeys(text for text in tries if text is not None)) or [NEUTRAL]
+        altered = self._alter(prompt, rng)
+        return altered if altered.texts else Altered(texts=(NEUTRAL,), exchanges=1)
 
 
 def encode_text(clip: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -146,8 +151,8 @@ def encode_text(clip: Any, tokens: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(ends, dim=-1)
 
 
-def _exchange(text: str, rng: np.random.Generator) -> str | None:
-    return alter_prompt(text, rng=rng)
+def _near_misses(text: str, rng: np.random.Generator) -> Altered:
+    return altered_prompts(text, rng=rng, most=ALTERED)
 
 
 def _checked(model: str) -> Path:

@@ -963,31 +963,54 @@ def _cased(phrase: str, *, like: str) -> str:
     return phrase[0].upper() + phrase[1:] if like[0].isupper() else phrase
 
 
-def alter_prompt(text: str, *, rng: np.random.Generator) -> str | None:
-    """Exchange one recognised phrase of a prompt for another of its kind.
+@dataclass(frozen=True)
+class Altered:
+    """Near misses of a prompt: `texts` with `exchanges` phrases exchanged in all of them together."""
+
+    texts: tuple[str, ...]
+    exchanges: int
+
+
+def altered_prompts(text: str, *, rng: np.random.Generator, most: int) -> Altered:
+    """Exchange every recognised phrase of a prompt for another of its kind, spread over a few texts.
 
     Kinds are colours, background colours, shapes (also in the plural), sizes, places, above or below, and
-    number words. The result never means the same: a synonym is no exchange. The case of the phrase and the
-    article before it are kept right.
+    number words. No text means the same as the prompt: a synonym is no exchange. The case of a phrase and
+    the article before it are kept right.
 
     Args:
         text: any prompt.
-        rng: source of the choice; equal states give equal results.
+        rng: source of the choices; equal states give equal results.
+        most: texts at most, 1 or more; with fewer phrases there is one text for each.
 
     Returns:
-        The changed prompt, or None when nothing in it is recognised.
+        Texts in each of which another part of the phrases is exchanged; none when nothing is recognised.
     """
     pattern, known, kinds = _exchanges()
     matches = list(pattern.finditer(text))
-    if not matches:
-        return None
-    match = _pick(matches, rng=rng)
-    kind, name = known[match[0].lower()]
-    others = [phrases for other, phrases in kinds[kind].items() if other != name]
-    phrase = _cased(_pick(_pick(others, rng=rng), rng=rng), like=match[0])
-    before, after = text[: match.start()], text[match.end() :]
-    article = re.search(r"\b(a)n?(\s+)$", before, re.IGNORECASE)
-    if article:
-        n = "" if phrase[0].lower() not in "aeiou" else "N" if match[0].isupper() else "n"
-        before = before[: article.start()] + article[1] + n + article[2]
-    return before + phrase + after
+    phrases = []
+    for match in matches:
+        kind, name = known[match[0].lower()]
+        others = [phrases for other, phrases in kinds[kind].items() if other != name]
+        phrases.append(_cased(_pick(_pick(others, rng=rng), rng=rng), like=match[0]))
+    order = rng.permutation(len(matches)).tolist()
+    return Altered(
+        texts=tuple(
+            _exchanged(text, [(matches[place], phrases[place]) for place in sorted(order[part::most])])
+            for part in range(min(most, len(matches)))
+        ),
+        exchanges=len(matches),
+    )
+
+
+def _exchanged(text: str, exchanges: Sequence[tuple[re.Match[str], str]]) -> str:
+    """Return a text with phrases in the place of matches, in their order, behind the right articles."""
+    done, end = "", 0
+    for match, phrase in exchanges:
+        before = text[end : match.start()]
+        article = re.search(r"\b(a)n?(\s+)$", before, re.IGNORECASE)
+        if article:
+            n = "" if phrase[0].lower() not in "aeiou" else "N" if match[0].isupper() else "n"
+            before = before[: article.start()] + article[1] + n + article[2]
+        done, end = done + before + phrase, match.end()
+    return done + text[end:]

@@ -66,6 +66,11 @@ def test_three_commands_lead_from_prompts_to_a_live_predictor(tmp_path, monkeypa
     assert trained["version"] in routet2i("predictor", "explain", "a red star").output
 
 
+def _hear_interrupts() -> None:
+    """A shell's background jobs, and what they start, ignore Ctrl-C unless they are told otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_is_drawn(tmp_path):
     # Given a collection that takes a while
     prompts, table = tmp_path / "prompts.txt", tmp_path / "ratings.csv"
@@ -75,6 +80,7 @@ def test_ctrl_c_keeps_what_is_drawn(tmp_path):
         env={**os.environ, "ROUTET2I_FAKE_MODELS": "1", "ROUTET2I_HOME": str(tmp_path / "home")},
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=_hear_interrupts,
     )
     # When it is interrupted after its first pictures
     deadline = time.monotonic() + DEADLINE_SECONDS

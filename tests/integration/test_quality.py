@@ -14,6 +14,7 @@ from PIL import Image
 from routet2i.errors import ModelError
 from routet2i.metrics import Metric, MetricSet
 from routet2i.models.quality import OpenClipScorer, encode_text, load_scorer
+from routet2i.pocket.world import Altered
 
 METRICS = MetricSet(
     metrics=(
@@ -35,8 +36,12 @@ def picture(red: int, green: int, blue: int) -> bytes:
     return file.getvalue()
 
 
-def swap(text: str, rng: np.random.Generator) -> str | None:
-    return text.replace("red", str(rng.choice(["blue", "green"]))) if "red" in text else None
+def swap(text: str, rng: np.random.Generator) -> Altered:
+    if "red" not in text:
+        return Altered(texts=(), exchanges=0)
+    other = str(rng.choice(["blue", "green"]))
+    texts = (text.replace("red", other, 1), text.replace("a ", "one "))
+    return Altered(texts=texts, exchanges=3)
 
 
 @pytest.fixture
@@ -54,11 +59,12 @@ def test_scores_are_the_formulas_of_the_specification(scorer: OpenClipScorer) ->
     (scores,) = scorer.score([png], [prompt])
     # When the formulas are computed from the embeddings by hand
     image = scorer.embed_pictures([png])[0]
-    texts = ["clear photo", "blurry photo", "red circle", "blue square", prompt, *scorer._altered(prompt)]
+    altered = scorer._altered(prompt)
+    texts = ["clear photo", "blurry photo", "red circle", "blue square", prompt, *altered.texts]
     cosines = (scorer.embed_texts(texts) @ image).tolist()
     clarity = sigmoid(100 * (cosines[0] - cosines[1]))
     color = sigmoid(100 * (cosines[2] - cosines[3]))
-    alignment = sigmoid(100 * (cosines[4] - sum(cosines[5:]) / len(cosines[5:])))
+    alignment = sigmoid(100 * sum(cosines[4] - other for other in cosines[5:]) / altered.exchanges)
     # Then they are the same (float32 sums in another order, times the scale of 100)
     assert list(scores) == ["clarity", "color", "alignment"]
     assert list(scores.values()) == pytest.approx([clarity, color, alignment], abs=1e-4)
@@ -76,14 +82,13 @@ def test_a_score_does_not_depend_on_the_batch(scorer: OpenClipScorer) -> None:
 def test_a_prompt_is_contrasted_with_the_same_altered_prompts_every_time(scorer: OpenClipScorer) -> None:
     first = scorer._altered("a red circle on a red square")
     assert first == scorer._altered("a red circle on a red square")
-    assert 1 <= len(first) <= 4
-    assert "a red circle on a red square" not in first
+    assert "a red circle on a red square" not in first.texts
 
 
 def test_a_prompt_without_anything_to_exchange_is_contrasted_with_a_neutral_text(
     scorer: OpenClipScorer,
 ) -> None:
-    assert scorer._altered("melancholy") == ["a picture"]
+    assert scorer._altered("melancholy") == Altered(texts=("a picture",), exchanges=1)
     (scores,) = scorer.score([picture(1, 2, 3)], ["melancholy"])
     assert 0 <= scores["alignment"] <= 1
 
