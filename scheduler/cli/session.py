@@ -4,6 +4,7 @@ It knows how a command begins, not what it does.
 """
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from db.repository import Repository
 from db.session import check_schema, make_engine
 from routet2i.errors import MissingModels, SchemaMismatch, UsageError
 from routet2i.settings import Settings
+
+PROGRAM = "routet2i"
 
 
 def log_to_stderr() -> None:
@@ -41,9 +44,17 @@ def read_settings(ctx: typer.Context) -> Settings:
 
 
 def typed(ctx: typer.Context) -> str:
-    """Return how the program was called, so that a hint works in the same home."""
+    """Return how the program was called, so that a hint works in the same shell and home."""
     home: Path | None = ctx.find_root().params.get("home")
-    return "routet2i" if home is None else f"routet2i --home {shlex.quote(str(home))}"
+    return program() if home is None else f"{program()} --home {shlex.quote(str(home))}"
+
+
+def program() -> str:
+    """Return what to type for this program: its path where the shell would not find its name."""
+    called = Path(sys.argv[0])
+    if called.name != PROGRAM or shutil.which(PROGRAM):
+        return PROGRAM
+    return shlex.quote(str(called))
 
 
 def open_repository(settings: Settings) -> Repository:

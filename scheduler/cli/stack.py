@@ -21,7 +21,7 @@ from routet2i.settings import Settings
 from scheduler.cli.batches import exit_code, micro_usd, print_submission
 from scheduler.cli.exits import Exit
 from scheduler.cli.interrupts import Interrupts
-from scheduler.cli.session import open_repository, read_settings, typed
+from scheduler.cli.session import open_repository, program, read_settings, typed
 from scheduler.cli.show import console, money, table
 from scheduler.cli.watch import watch
 from scheduler.doctor import refuse_broken
@@ -132,7 +132,7 @@ def demo(
     _print_predictions(repository, ended.batch_id, settings=settings, out=out)
     page = write_report(repository, ended.batch_id, settings=settings)
     out.print(f"report {page}", soft_wrap=True)
-    out.print(f"rows   routet2i --home {settings.home} results {ended.batch_id}", soft_wrap=True)
+    out.print(f"rows   {program()} --home {settings.home} results {ended.batch_id}", soft_wrap=True)
     raise typer.Exit(exit_code(ended))
 
 

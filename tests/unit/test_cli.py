@@ -18,6 +18,7 @@ from routet2i.tiers import packaged
 from scheduler.cli import make_app
 from scheduler.cli.batches import micro_usd
 from scheduler.cli.exits import MEANING, Exit
+from scheduler.cli.session import program
 from scheduler.cli.show import FORMULA, clean, money, safe_cell, write_csv
 from scheduler.predictor.artefact import Artefact
 
@@ -51,6 +52,24 @@ def file(tmp_path: Path) -> Path:
         '{"custom_id": "one", "prompt": "a red circle"}\n{"prompt": ""}\n{"prompt": "=1+1 [bold]"}\n'
     )
     return path
+
+
+def test_a_hint_names_the_program_as_this_shell_can_call_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a program in a folder that the shell does not search
+    here = tmp_path / "my env" / "routet2i"
+    here.parent.mkdir()
+    here.touch(mode=0o755)
+    monkeypatch.setattr("sys.argv", [str(here)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # When it names itself, then it is by its path, quoted
+    assert program() == f"'{here}'"
+    # And by its name once the shell finds it, or where it was called through Python
+    monkeypatch.setenv("PATH", str(here.parent))
+    assert program() == "routet2i"
+    monkeypatch.setattr("sys.argv", ["/somewhere/cli/__main__.py"])
+    assert program() == "routet2i"
 
 
 @pytest.mark.parametrize(
