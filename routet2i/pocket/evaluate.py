@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from routet2i.execution import RenderRequest
 from routet2i.figures import Figure, as_table, write_report
-from routet2i.metrics import read_metrics
+from routet2i.metrics import MetricSet, read_metrics
 from routet2i.models.generation import as_png, load_generator
 from routet2i.models.quality import OpenClipScorer, load_scorer
 from routet2i.pocket import data, degradations, folder, world
@@ -113,10 +113,9 @@ def inspector_figures(captions: Sequence[world.Caption], *, device: str) -> Iter
 
 
 def fidelity_figures(
-    captions: Sequence[world.Caption], made: Mapping[str, Sequence[Picture]]
+    captions: Sequence[world.Caption], found: Mapping[str, Sequence[Inspection]]
 ) -> Iterator[Figure]:
     """Yield the share of facts that hold, per tier: by number of objects, by kind, against the targets."""
-    found = {tier: inspections(pictures, captions) for tier, pictures in made.items()}
     numbers = [len(caption.scene.things) for caption in captions]
     for tier, seen in found.items():
         yield _figure(f"{tier}: all facts", share(seen), target=0.90 if tier == "cloud" else None)
@@ -130,10 +129,8 @@ def fidelity_figures(
     yield _figure("cloud less edge, 3 objects or more", gap, target=0.10)
 
 
-def metric_figures(*, device: str) -> Iterator[Figure]:
+def metric_figures(metrics: MetricSet, scorer: OpenClipScorer) -> Iterator[Figure]:
     """Yield, per metric, the mean Spearman correlation of its score with the absence of its own damage."""
-    metrics = read_metrics(packaged("metrics"))
-    scorer = load_scorer(metrics, model="pocket:clip", device=device)
     rng = np.random.default_rng([SEED, 8])
     for metric in metrics.metrics:
         scores = np.zeros((_SCENES_PER_METRIC, len(_LEVELS)))
@@ -147,18 +144,21 @@ def metric_figures(*, device: str) -> Iterator[Figure]:
             scores[row] = [s[metric.name] for s in scorer.score(damaged, ["a picture"] * len(damaged))]
         falls = float(np.mean([-spearmanr(_LEVELS, row).statistic for row in scores]))
         yield _figure(f"{metric.name} falls with its own damage", falls, target=0.8, unit="Spearman")
-    yield from _alignment_figure(scorer, rng=rng)
 
 
-def _alignment_figure(scorer: OpenClipScorer, *, rng: np.random.Generator) -> Iterator[Figure]:
-    scenes = [data.sample_scene(rng, held_out=True) for _ in range(300)]
-    pictures = [as_png(world.render(scene, rng=rng)) for scene in scenes]
-    own = [world.write_caption(scene, rng=rng, complete=True).text for scene in scenes]
-    others = [world.write_caption(world.altered(s, rng=rng), rng=rng, complete=True).text for s in scenes]
-    right = [s["alignment"] for s in scorer.score(pictures, own)]
-    wrong = [s["alignment"] for s in scorer.score(pictures, others)]
-    wins = float(np.mean(np.array(right) > np.array(wrong)))
-    yield _figure("alignment prefers the own prompt to an altered one", wins)
+def alignment_figures(
+    captions: Sequence[world.Caption],
+    made: Mapping[str, Sequence[Picture]],
+    found: Mapping[str, Sequence[Inspection]],
+    *,
+    scorer: OpenClipScorer,
+) -> Iterator[Figure]:
+    """Yield, per tier, how far alignment follows the share of a picture's facts that hold."""
+    for tier, pictures in made.items():
+        scored = scorer.score([as_png(one) for one in pictures], [caption.text for caption in captions])
+        shares = [one.share for one in found[tier]]
+        follows = float(np.corrcoef([one["alignment"] for one in scored], shares)[0, 1])
+        yield _figure(f"{tier}: alignment follows the inspector", follows, unit="correlation")
 
 
 def write_sheet(
@@ -209,10 +209,14 @@ def main() -> None:
     tiers = read_tiers(packaged("pocket"))
     make = partial(generate, captions=captions, device=device)
     made = {name: make(tiers[name]) for name in ("edge", "cloud")}
+    found = {tier: inspections(pictures, captions) for tier, pictures in made.items()}
+    metrics = read_metrics(packaged("metrics"))
+    scorer = load_scorer(metrics, model="pocket:clip", device=device)
     figures = [
         *inspector_figures(captions, device=device),
-        *fidelity_figures(captions, made),
-        *metric_figures(device=device),
+        *fidelity_figures(captions, found),
+        *metric_figures(metrics, scorer),
+        *alignment_figures(captions, made, found, scorer=scorer),
     ]
     write_report(args.report, figures)
     print(as_table(figures))  # noqa: T201 - the command's output

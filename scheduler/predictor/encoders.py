@@ -62,7 +62,7 @@ def load_encoder(name: str, *, tiers: Tiers | None = None, device: str = "cpu") 
         config = AutoConfig.from_pretrained(**model, trust_remote_code=False)
         known = config.num_hidden_layers
         if layers:
-            config.num_hidden_layers = min(known, max(layers))  # what lies above is never computed
+            config.num_hidden_layers = min(known, max(1, *layers))  # what lies above is never computed
         with _without_load_report():
             network = AutoModel.from_pretrained(
                 **model, config=config, use_safetensors=True, dtype=torch.float32, trust_remote_code=False

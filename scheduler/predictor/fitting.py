@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from scheduler.predictor.calibration import calibrate, fit_scores
 from scheduler.predictor.examples import Features, Floats, Labels, Rows
-from scheduler.predictor.linear import fit_linear
+from scheduler.predictor.linear import PENALTIES, fit_linear
 from scheduler.predictor.network import Mixture, Network, NetworkConfig, pad
 from scheduler.predictor.trained import MAX_BATCH, Epoch, Trained
 from scheduler.predictor.validation import inner_folds
@@ -48,6 +48,7 @@ class Recipe:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     linear: bool = True  # whether the linear path is fitted; otherwise it only holds the intercepts
+    least_penalty: float = 0.0  # of the linear path, in units of linear.PENALTIES: heavier for unlike prompts
     wording: bool = True  # whether it reads counts of words beside the mean token state
     single: bool = False  # one expert for PRS as a whole instead of one per metric
     epochs: int = 30  # at most
@@ -65,6 +66,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.epochs, self.patience, self.batch) < 1 or not 0 <= self.warmup < 1:
             raise ValueError(f"epochs, patience and batch must be at least 1, warmup in [0, 1): {self}")
+        if not 0 <= self.least_penalty <= PENALTIES[-1]:
+            raise ValueError(f"least_penalty must be 0 to {PENALTIES[-1]:g}: {self}")
         if min(self.learning_rate, self.clip) <= 0 or min(self.weight_decay, self.noise) < 0:
             raise ValueError(f"learning_rate and clip must be positive, the rest not negative: {self}")
         if (
@@ -140,7 +143,7 @@ def fit(
     counts = wording_of(features.prompts)[:, : network.beside]
     _standardise_(network, features, counts, start=start)
     held_out = _fit_linear_path_(
-        network, features, counts, targets, groups=groups, linear=recipe.linear, prior=_prior(start, labels)
+        network, features, counts, targets, groups=groups, recipe=recipe, prior=_prior(start, labels)
     )
     rows = np.arange(len(features))
     history: tuple[Epoch, ...] = ()
@@ -370,7 +373,7 @@ def _fit_linear_path_(
     targets: Targets,
     *,
     groups: Rows,
-    linear: bool,
+    recipe: Recipe,
     prior: tuple[Floats, Floats] | None,
 ) -> Floats:
     """Fit and calibrate the linear path; return (n, T, N): what it says of prompts that were held out."""
@@ -378,7 +381,12 @@ def _fit_linear_path_(
     inputs = (np.concatenate([features.means(), counts], axis=1) - centre) / spread  # (n, d + c)
     slopes, intercept = _fitted_prior(prior, inputs, targets)
     before = np.tensordot(inputs, slopes, axes=1) + intercept
-    fitted = fit_linear(inputs if linear else np.zeros_like(inputs), targets.z - before, groups=groups)
+    fitted = fit_linear(
+        inputs if recipe.linear else np.zeros_like(inputs),
+        targets.z - before,
+        groups=groups,
+        least=recipe.least_penalty,
+    )
     held_out = before + fitted.held_out
     factors, shifts = calibrate([held_out], targets.d, pairs=targets.pairs)
     with torch.no_grad():

@@ -29,7 +29,7 @@ class Linear:
         return result
 
 
-def fit_linear(x: Floats, y: Floats, *, groups: Rows) -> Linear:
+def fit_linear(x: Floats, y: Floats, *, groups: Rows, least: float = 0.0) -> Linear:
     """Fit ridge regressions with free intercepts; the penalties are those that predict held-out groups best.
 
     The held-out residual of a group's rows G is (I - H_GG)^-1 (y - Hy)_G, H the hat matrix: the same numbers
@@ -39,11 +39,16 @@ def fit_linear(x: Floats, y: Floats, *, groups: Rows) -> Linear:
         x: (n, d).
         y: (n, T, N).
         groups: (n,) rows of one group are held out together; at least two groups.
+        least: penalty, in units of PENALTIES; lighter ones are not tried.
     Raises:
-        ValueError: there are fewer than two groups, so nothing can be held out.
+        ValueError: there are fewer than two groups, so nothing can be held out, or `least` is above all
+            PENALTIES.
     Source: leave-one-out of linear smoothers, Hastie, Tibshirani, Friedman, The Elements of Statistical
         Learning (2009), section 7.10; the two penalties are ours.
     """
+    tried = PENALTIES[least <= PENALTIES]
+    if not len(tried):
+        raise ValueError(f"the heaviest penalty is {PENALTIES[-1]:g}, not {least:g}")
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     if len(members) < 2:
         raise ValueError("at least two groups of prompts are needed, so that one can be held out")
@@ -58,7 +63,7 @@ def fit_linear(x: Floats, y: Floats, *, groups: Rows) -> Linear:
         best = np.full(y.shape[2], np.inf)
         penalties = np.zeros(y.shape[2])
         part_slopes, part_residuals = np.zeros(slopes.shape), np.zeros(y.shape)
-        for penalty in PENALTIES:
+        for penalty in tried:
             shrink = stretch**2 / (stretch**2 + penalty * unit)
             residuals = _held_out_residuals(
                 centred - np.tensordot(left * shrink, turned, axes=1), left, shrink=shrink, members=members

@@ -75,12 +75,12 @@ def pocket_contests(
 def rated_contests(folder: Path, *, shipped: Trained | None, effort: Effort, cache: Path) -> list[Contest]:
     """Return the contests on human ratings, with learning curves where the page shows everything.
 
-    The method is made as the shipped cold-start predictor was, and learns from the training folds alone.
+    The method reads what the shipped cold-start predictor reads, and learns from the training folds alone.
 
     Raises:
         UsageError: a file of the folder cannot be read.
     """
-    recipe, encoder = _made(shipped, effort=effort)
+    recipe, encoder = _paired(shipped, effort=effort)
     everybody = [*entrants.baselines(encoder=encoder, tags=True), *entrants.method(recipe, encoder=encoder)]
     experiments = rated.rated_experiments(
         folder, encoders=_encoders(everybody), cache=cache, seeds=effort.seeds
@@ -101,7 +101,7 @@ def unseen_contests(folder: Path, *, shipped: Trained | None, effort: Effort, ca
     Raises:
         UsageError: a file of the folder cannot be read.
     """
-    recipe, encoder = _made(shipped, effort=effort)
+    recipe, encoder = _paired(shipped, effort=effort)
     known = [one for one in entrants.baselines() if one.name in unseen.COMPETING]
     everybody = [*known, *entrants.method(recipe, encoder=encoder)]
     experiments = unseen.unseen_experiments(
@@ -130,6 +130,12 @@ def _made(shipped: Trained | None, *, effort: Effort) -> tuple[Recipe, str]:
     """Return how a shipped predictor was made and on which encoder; the defaults where there is none."""
     recipe, encoder = (Recipe(), MINILM) if shipped is None else (recipe_of(shipped), shipped.encoder)
     return recipe if effort.epochs is None else replace(recipe, epochs=effort.epochs), encoder
+
+
+def _paired(cold: Trained | None, *, effort: Effort) -> tuple[Recipe, str]:
+    """Return how a pair's own ratings are learnt; the cold start's caution is for sets nobody rated."""
+    recipe, encoder = _made(cold, effort=effort)
+    return replace(recipe, network=replace(recipe.network, members=1), least_penalty=0.0), encoder
 
 
 def _encoders(competing: Sequence[Entrant]) -> list[str]:

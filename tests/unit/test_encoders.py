@@ -99,6 +99,8 @@ def test_layers_stand_side_by_side(bert):
     assert (layer != states).any()
     assert second.parameters < whole.parameters
     assert (load_encoder(bert + "@3").encode(PROMPTS)[0] == states).all()
+    # And the embeddings alone can be asked for
+    assert (load_encoder(bert + "@0").encode(PROMPTS)[0] == pair[:, :16]).all()
 
 
 def test_the_fingerprint_tells_encoders_apart_and_is_repeatable(bert):

@@ -19,6 +19,7 @@ from scheduler.predictor.network import NetworkConfig
 from scheduler.predictor.routet2i import RouteT2I, RouteT2IRouter
 from scheduler.predictor.trained import MANIFEST, WEIGHTS, read_trained
 from scheduler.prs import fit_scale, prs, superiority
+from scheduler.routing.shipped import recipe_of
 
 WORDS = [*"abcdefgh", "hard"]
 WIDTH = 12
@@ -352,6 +353,36 @@ def test_noise_alone_gets_the_heaviest_penalty_and_hardly_any_slope():
     x, y = rng.normal(size=(200, 20)), rng.normal(size=(200, 2, 1))
     line = fit_linear(x, y, groups=np.arange(200))
     assert np.abs(line(x) - y.mean(axis=0)).max() < 0.3
+
+
+def test_a_least_penalty_leaves_lighter_ones_out_and_keeps_the_direction():
+    # Given rows that a light penalty predicts best
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5))
+    y = (x @ rng.normal(size=5))[:, None, None].repeat(2, axis=1) * np.array([1.0, 0.0])[:, None]
+    # When a heavier one is asked for
+    free, heavy = (fit_linear(x, y, groups=np.arange(200), least=least) for least in (0.0, 100.0))
+    # Then none lighter is chosen, slopes shrink, a constant tier stays so, and the order hardly changes
+    assert free.penalties.max() < 100 == heavy.penalties.min()
+    assert np.abs(heavy.slopes).max() < np.abs(free.slopes).max()
+    assert np.abs(heavy.slopes[:, 1]).max() < 1e-9
+    assert np.corrcoef(heavy(x)[:, 0, 0], y[:, 0, 0])[0, 1] > 0.9
+
+
+def test_a_penalty_beyond_the_heaviest_is_refused():
+    with pytest.raises(ValueError, match="heaviest penalty"):
+        fit_linear(np.eye(4), np.zeros((4, 2, 1)), groups=np.arange(4), least=1e9)
+    with pytest.raises(ValueError, match="least_penalty"):
+        Recipe(least_penalty=1e9)
+
+
+def test_a_recipe_written_before_there_was_a_least_penalty_still_means_none():
+    # Given a predictor whose recipe does not name it
+    trained = fitted(QUICK)
+    older = {key: value for key, value in trained.recipe.items() if key != "least_penalty"}
+    # When its recipe is read
+    # Then it is the same recipe
+    assert recipe_of(replace(trained, recipe=older)) == QUICK
 
 
 @given(seed=st.integers(0, 1000), factor=st.floats(0.2, 3.0), shift=st.floats(-1, 1))
