@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from db import ledger
 from db.claims import close
 from db.closing import OF_MICROBATCH, cancel_jobs, cancelled, held
 from db.dialects import pack_ids, run
@@ -80,12 +81,18 @@ def _cancel(
             of_microbatch[job.microbatch_id].append(job)
     at_once = _cancel_queued(connection, [job.id for job in jobs if job.state == "queued"])
     running: list[str] = []
+    ours = {
+        id_: held(id_, microbatches[id_], fence=None)
+        for id_ in of_microbatch
+        if microbatches[id_].state != "claimed"
+    }
+    # all at once: one by one they could come in another order than a window takes them
+    ledger.lock(connection, {account for microbatch in ours.values() for account in microbatch.accounts})
     for microbatch_id, theirs in sorted(of_microbatch.items()):
-        row = microbatches[microbatch_id]
-        if row.state == "claimed":
+        if microbatch_id not in ours:
             running += [job.id for job in theirs]
             continue
-        microbatch = held(microbatch_id, row, fence=None)
+        microbatch = ours[microbatch_id]
         at_once += cancel_jobs(connection, theirs, microbatch=microbatch)
         alive = run(
             connection,

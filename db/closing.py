@@ -16,7 +16,11 @@ from db.dialects import pack_ids, run
 from db.ledger import Account
 from routet2i.contracts import JobOutcome, JobState
 
-OF_MICROBATCH = "batch_id, tier, fence, period_budget_id, period"  # columns that `held` wants returned
+# Columns that `held` wants returned. What a microbatch draws on is what its reservation was posted to; one
+# that was split from another draws on that one's.
+OF_MICROBATCH = """tier, fence, (
+    SELECT CAST({ROWS}({ROW}(l.budget_id, l.period)) AS text) FROM ledger l
+    WHERE l.event_id = 'reserve:' || COALESCE(microbatch.parent_id, microbatch.id)) AS accounts"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +35,13 @@ class Held:
 
 def held(microbatch_id: str, row: Row[Any], *, fence: int | None) -> Held:
     """Return the locked microbatch from a row that has `OF_MICROBATCH`."""
-    accounts = ledger.accounts_of(row.batch_id, budget_id=row.period_budget_id, period=row.period)
-    return Held(microbatch_id=microbatch_id, tier=row.tier, fence=fence, accounts=accounts)
+    accounts = orjson.loads(row.accounts or "[]")  # PostgreSQL has no list of nothing
+    return Held(
+        microbatch_id=microbatch_id,
+        tier=row.tier,
+        fence=fence,
+        accounts=tuple(Account(budget_id=budget_id, period=period) for budget_id, period in accounts),
+    )
 
 
 def unfinished(connection: Connection, microbatch_id: str) -> Sequence[Row[Any]]:
@@ -78,9 +87,9 @@ def close_jobs(
         "UPDATE microbatch SET reserved_left = reserved_left - :used WHERE id = :id",
         {"id": microbatch.microbatch_id, "used": used},
     )
-    postings = [ledger.settled(o.job_id, micro_usd=o.micro_usd) for o in outcomes]
-    postings += [ledger.released(o.job_id, micro_usd=reserved[o.job_id] - o.micro_usd) for o in outcomes]
-    ledger.post(connection, postings, accounts=microbatch.accounts)
+    movements = [ledger.settled(o.job_id, micro_usd=o.micro_usd) for o in outcomes]
+    movements += [ledger.released(o.job_id, micro_usd=reserved[o.job_id] - o.micro_usd) for o in outcomes]
+    ledger.post(connection, movements, accounts=microbatch.accounts)
     return len(outcomes)
 
 

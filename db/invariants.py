@@ -22,6 +22,12 @@ class Violation:
     detail: str  # which row, and what is wrong with it
 
 
+def _side(name: str) -> str:
+    """Return SQL for what the ledger lines of a group have left on one side."""
+    more, less = f"to_side = '{name}'", f"from_side = '{name}'"
+    return f"sum(CASE WHEN {more} THEN micro_usd WHEN {less} THEN -micro_usd ELSE 0 END)"
+
+
 CHECKS = (  # (invariant, what is wrong, statement that returns one text per wrong row)
     (
         "I1",
@@ -67,7 +73,7 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
         "I3",
         "exceeds its limit",
         """SELECT 'budget ' || id || '/' || period FROM budget
-            WHERE reserved < 0 OR spent < 0 OR reserved + spent > lim""",
+            WHERE reserved < 0 OR spent < 0 OR carried < 0 OR overrun < 0 OR reserved + spent > lim""",
     ),
     (
         "I5",
@@ -111,12 +117,27 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
     ),
     (
         "I8",
-        "differs from the sum of its ledger lines",
-        """SELECT 'budget ' || b.id || '/' || b.period FROM budget b
-            WHERE b.reserved <> (SELECT COALESCE(sum(l.d_reserved), 0) FROM ledger l
-                                  WHERE l.budget_id = b.id AND l.period = b.period)
-               OR b.spent <> (SELECT COALESCE(sum(l.d_spent), 0) FROM ledger l
-                               WHERE l.budget_id = b.id AND l.period = b.period)""",
+        "differs from the sides of its ledger lines",
+        f"""SELECT 'budget ' || b.id || '/' || b.period FROM budget b
+            LEFT JOIN (
+                SELECT budget_id, period, {_side("available")} AS available, {_side("reserved")} AS reserved,
+                       {_side("spent")} + {_side("unknown")} AS spent, {_side("overrun")} AS overrun
+                FROM ledger GROUP BY budget_id, period) l ON l.budget_id = b.id AND l.period = b.period
+            WHERE COALESCE(l.available, 0) <> COALESCE(b.lim, 0) - b.reserved - b.spent
+               OR COALESCE(l.reserved, 0) <> b.reserved OR COALESCE(l.spent, 0) <> b.spent
+               OR COALESCE(l.overrun, 0) <> b.overrun""",  # noqa: S608 - constants
+    ),
+    (
+        "I8",
+        "carries more or less into a period than it takes out of another",
+        f"""SELECT 'event ' || event_id FROM ledger WHERE kind = 'carry'
+            GROUP BY event_id HAVING {_side("carried")} <> 0""",  # noqa: S608 - a constant
+    ),
+    (
+        "I8",
+        "is posted with another sum to one of its accounts than to another",
+        """SELECT 'event ' || event_id FROM ledger WHERE kind <> 'carry'
+            GROUP BY event_id HAVING min(micro_usd) <> max(micro_usd)""",
     ),
     (
         "I8",
@@ -129,9 +150,13 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
     (
         "I8",
         "has reserved another sum than its microbatches hold",
-        """SELECT 'budget ' || b.id FROM budget b JOIN batch t ON b.id = 'batch:' || t.id
-            WHERE b.reserved <> (SELECT COALESCE(sum(m.reserved_left), 0) FROM microbatch m
-                                  WHERE m.batch_id = t.id)""",
+        """SELECT 'budget ' || b.id || '/' || b.period FROM budget b
+            LEFT JOIN (
+                SELECT l.budget_id, l.period, sum(m.reserved_left) AS held FROM microbatch m
+                JOIN ledger l ON l.event_id = 'reserve:' || COALESCE(m.parent_id, m.id)
+                WHERE m.reserved_left > 0
+                GROUP BY l.budget_id, l.period) h ON h.budget_id = b.id AND h.period = b.period
+            WHERE b.reserved <> COALESCE(h.held, 0)""",
     ),
     (
         "I8",
@@ -177,9 +202,10 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
     ),
     (
         "I11",
-        "draws a shadow on the deployment's budget",
+        "draws a shadow on another budget than that of its own batch",
         """SELECT 'microbatch ' || m.id FROM microbatch m JOIN batch b ON b.id = m.batch_id
-            WHERE b.tenant = 'shadow' AND m.period_budget_id IS NOT NULL""",
+            JOIN ledger l ON l.event_id = 'reserve:' || m.id
+            WHERE b.tenant = 'shadow' AND l.budget_id <> 'batch:' || b.id""",
     ),
 )
 

@@ -79,14 +79,37 @@ decision_window = Table(
 budget = Table(
     "budget",
     metadata,
-    Column("id", Text, primary_key=True),  # batch:<batch id>, or the deployment's own
-    Column("period", Text, primary_key=True),  # total, or the name of a span
-    Column("lim", BigInteger),  # never exceeded; NULL = unlimited
+    Column("id", Text, primary_key=True),  # batch:<id>, client:<name>/day ... (BudgetPolicy.budget_id)
+    Column("period", Text, primary_key=True),  # total, or the name of a period (routet2i.periods)
+    Column("lim", BigInteger),  # never exceeded, carry-over included; NULL = unlimited
     Column("reserved", BigInteger, nullable=False),  # held for assigned jobs
-    Column("spent", BigInteger, nullable=False),  # charged
+    Column("spent", BigInteger, nullable=False),  # charged, or unknown
+    Column("carried", BigInteger, nullable=False, server_default="0"),  # of lim, from the period before
+    Column("overrun", BigInteger, nullable=False, server_default="0"),  # charged beyond reservations
     CheckConstraint(
         "reserved >= 0 AND spent >= 0 AND (lim IS NULL OR reserved + spent <= lim)", name="within_limit"
     ),
+    CheckConstraint("carried >= 0 AND overrun >= 0", name="beside_limit"),
+)
+
+budget_policy = Table(
+    "budget_policy",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True),  # of one scope, name and span the highest one is in force
+    Column("scope", Text, nullable=False),  # contracts.Scope
+    Column("name", Text, nullable=False),  # a batch's id, a client's (batch.tenant) or a deployment's name
+    Column("span", Text, nullable=False),  # minute, hour, day, month, total
+    Column("limit_micro_usd", BigInteger),  # of one period; NULL = no limit any more
+    Column("carry", Text, nullable=False),  # contracts.Carry
+    Column("cap_micro_usd", BigInteger),  # most that is carried over
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),  # in their words
+    Column("at_ms", BigInteger, nullable=False),
+    CheckConstraint("scope IN ('batch', 'client', 'deployment')", name="scope"),
+    CheckConstraint("carry IN ('none', 'all', 'capped')", name="carry"),
+    CheckConstraint("(carry = 'capped') = (cap_micro_usd IS NOT NULL)", name="cap"),
+    CheckConstraint("limit_micro_usd >= 0 AND cap_micro_usd >= 0", name="amounts"),
+    Index("ix_budget_policy_name", "name", "scope", "span", "id"),
 )
 
 microbatch = Table(
@@ -105,13 +128,10 @@ microbatch = Table(
     Column("sent_at_ms", BigInteger),  # last message
     Column("deliveries", Integer, nullable=False),  # messages so far
     Column("deaths", Integer, nullable=False),  # claims whose worker vanished
-    Column("period_budget_id", Text),  # the deployment's budget it draws on beside its batch's
-    Column("period", Text),  # the span of that budget it was reserved in
     Column("reserved_left", BigInteger, nullable=False),  # of its reservation, neither charged nor released
     Column("parent_id", Text, ForeignKey("microbatch.id")),  # that was split into this one
     Column("created_ms", BigInteger, nullable=False),
     Column("closed_ms", BigInteger),  # when it became final
-    ForeignKeyConstraint(["period_budget_id", "period"], ["budget.id", "budget.period"]),
     CheckConstraint(
         "state IN ('ready', 'sent', 'claimed', 'done', 'split', 'dead', 'cancelled')", name="state"
     ),
@@ -267,16 +287,30 @@ ledger = Table(
     "ledger",
     metadata,
     Column("id", BIG_KEY, primary_key=True),  # order of posting
-    Column("event_id", Text, nullable=False),  # reserve:<microbatch>, settle:<job>, release:<either>
-    Column("budget_id", Text, nullable=False),  # an event is posted once to each budget it concerns
+    Column("event_id", Text, nullable=False),  # reserve:<microbatch>, settle:<job>, release:<either> ...
+    Column("budget_id", Text, nullable=False),  # an event is posted once to each account it concerns
     Column("period", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # reserve, settle, release
-    Column("d_reserved", BigInteger, nullable=False),  # change of budget.reserved
-    Column("d_spent", BigInteger, nullable=False),  # change of budget.spent
+    Column("kind", Text, nullable=False),  # a key of db.ledger.MOVES
+    Column("from_side", Text, nullable=False),  # db.ledger.Side that has less by this
+    Column("to_side", Text, nullable=False),  # db.ledger.Side that has more
+    Column("micro_usd", BigInteger, nullable=False),
+    Column("policy_id", BIG_KEY, ForeignKey("budget_policy.id")),  # that granted it
     Column("at_ms", BigInteger, nullable=False),
     ForeignKeyConstraint(["budget_id", "period"], ["budget.id", "budget.period"]),
-    UniqueConstraint("event_id", "budget_id", name="uq_ledger_event"),
-    CheckConstraint("kind IN ('reserve', 'settle', 'release')", name="kind"),
+    UniqueConstraint("event_id", "budget_id", "period", name="uq_ledger_event"),
+    CheckConstraint("micro_usd >= 0", name="amount"),
+    CheckConstraint(
+        "(kind = 'grant' AND from_side = 'owner' AND to_side = 'available')"
+        " OR (kind = 'grant' AND from_side = 'available' AND to_side = 'owner')"
+        " OR (kind = 'reserve' AND from_side = 'available' AND to_side = 'reserved')"
+        " OR (kind = 'settle' AND from_side = 'reserved' AND to_side IN ('spent', 'unknown'))"
+        " OR (kind = 'release' AND from_side = 'reserved' AND to_side = 'available')"
+        " OR (kind = 'adjust' AND from_side = 'unknown' AND to_side IN ('spent', 'available'))"
+        " OR (kind = 'carry' AND from_side = 'available' AND to_side = 'carried')"
+        " OR (kind = 'carry' AND from_side IN ('carried', 'owner') AND to_side = 'available')"
+        " OR (kind = 'overrun' AND from_side = 'owner' AND to_side = 'overrun')",
+        name="move",
+    ),
 )
 
 worker = Table(

@@ -4,12 +4,14 @@ A facade: it opens transactions; the statements stand in the module of their nou
 `db.claims` ...). It knows no file, no model, no queue and no clock but the database's.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
 from db import (
+    budgets,
     cancelling,
     claims,
     dispatching,
@@ -22,17 +24,20 @@ from db import (
     windows,
     workers,
 )
+from db.budgets import NotOpen
 from db.pairs import ShadowPair, ShadowSpending
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
 from routet2i.contracts import (
+    Account,
+    BudgetPolicy,
     CancelReport,
     Claim,
     GenerationRequest,
     JobOutcome,
     JobState,
     OpenedBatch,
-    PeriodBudget,
+    Purse,
     RecordedWindow,
     Rejection,
     SentMicrobatch,
@@ -41,6 +46,10 @@ from routet2i.contracts import (
     WindowWork,
     Yardstick,
 )
+
+T = TypeVar("T")
+
+JUST_BATCHES = Purse()  # no limit of the environment
 
 LOST_AFTER = 3  # heartbeats a worker may miss: two are lost in a slow model load, three are not
 
@@ -121,25 +130,57 @@ class Repository:
 
     # window and dispatch
 
-    def open_window(self, *, limit: int, period_budget: PeriodBudget | None = None) -> WindowWork | None:
-        """Read at most `limit` queued jobs of open batches, with their batches' money; None if nothing waits.
+    def open_window(self, *, limit: int, purse: Purse = JUST_BATCHES) -> WindowWork | None:
+        """Read at most `limit` queued jobs of open batches, with all accounts that they draw on.
 
-        Highest priority first, then the oldest batch in file order. Nothing is written. With `period_budget`
-        the money of that period is read too.
+        Highest priority first, then the oldest batch in file order; None if nothing waits. Nothing is
+        written, except that periods of budgets begin.
         """
-        with reading(self.engine) as connection:
-            return windows.open_window(connection, limit=limit, period_budget=period_budget)
+
+        def read() -> WindowWork | None:
+            with reading(self.engine) as connection:
+                return windows.open_window(connection, limit=limit, purse=purse)
+
+        return self._in_open_periods(read, purse=purse)
 
     def record_window(self, plan: WindowPlan) -> RecordedWindow:
         """Write a plan in one transaction: window, reservations, microbatches `ready`, assignments.
 
-        A microbatch that the ledger refuses takes its fallback with reason `budget_guard`; refused again, its
-        jobs stay queued for a second with the reason `budget`. Jobs no longer queued are dropped.
+        A microbatch that the ledger refuses takes its fallback with a reason of `GUARDED_BY`; refused again,
+        its jobs stay queued for a second with one of `DEFERRED_BY`. Jobs no longer queued are dropped.
 
         Raises:
             LeaseLost: another leader was elected after `plan.leader_term`.
         """
-        return write(self.engine, lambda c: windows.record_window(c, plan))
+        return self._in_open_periods(
+            lambda: write(self.engine, lambda c: windows.record_window(c, plan)), purse=plan.purse
+        )
+
+    def _in_open_periods(self, work: Callable[[], T], *, purse: Purse) -> T:
+        """Do the work again after each period that had to be opened for it, in a transaction of its own."""
+        while True:
+            try:
+                return work()
+            except NotOpen as closed:
+                for stored in closed.policies:
+                    write(self.engine, partial(budgets.open_period, stored=stored, now_ms=purse.now_ms))
+
+    # budgets
+
+    def set_budget(
+        self, policy: BudgetPolicy, *, who: str, reason: str, now_ms: int | None = None
+    ) -> Account | None:
+        """Put a limit in force from this moment on, with who did it and why; None if there was none to lift.
+
+        Args:
+            now_ms: names the period; None = the database's clock.
+        Raises:
+            UsageError: more than that is reserved and spent in the running period; nothing was changed.
+        """
+        return write(
+            self.engine,
+            lambda c: budgets.set_policy(c, policy, who=who, reason=reason, now_ms=now_ms),
+        )
 
     def mark_sent(self, *, limits: Mapping[str, int]) -> Sequence[SentMicrobatch]:
         """Mark the oldest ready microbatches sent, per tier at most `limit` less those sent already.

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
-from routet2i.errors import SchemaMismatch, ServiceUnavailable
+from routet2i.errors import RouteT2IError, SchemaMismatch, ServiceUnavailable
 
 T = TypeVar("T")
 
@@ -221,9 +221,32 @@ def downgrade(engine: Engine) -> None:
     _migrate(engine, lambda config: command.downgrade(config, "base"))
 
 
+@contextmanager
+def _keys_unchecked(engine: Engine) -> Iterator[Connection]:
+    """As `transaction`, but SQLite looks at foreign keys only before the commit: a table may be made anew."""
+    with _translated(engine), engine.connect() as connection:
+        connection.execution_options(writes=True)
+        if engine.dialect.name != "sqlite":
+            with _begun(connection):
+                yield connection
+            return
+        raw: Any = connection.connection.dbapi_connection  # outside any transaction, else it is ignored
+        raw.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with _begun(connection):
+                yield connection
+                if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                    raise RouteT2IError(
+                        f"{len(broken)} references point nowhere, so the migration was undone; "
+                        "ask the file for them: PRAGMA foreign_key_check"
+                    )
+        finally:
+            raw.execute("PRAGMA foreign_keys=ON")
+
+
 def _migrate(engine: Engine, run: Callable[[Config], Any]) -> None:
     config = _alembic()
-    with transaction(engine) as connection:
+    with _keys_unchecked(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
         revision = _revision(connection)

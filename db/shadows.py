@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from db import intake, ledger
 from db.dialects import pack_ids, run
-from db.ledger import Account
+from db.ledger import Account, Wish
 from routet2i.contracts import (
     SHADOW_REASON,
     SHADOW_TENANT,
@@ -125,14 +125,17 @@ def record(
         {"more": len(ids), "id": batch.batch_id},
     )
     microbatches = _pack(connection, plan, batch, chosen, ids=ids)
-    for microbatch in microbatches:
-        if not ledger.reserve(
-            connection,
-            microbatch.microbatch_id,
+    wishes = [
+        Wish(
+            microbatch_id=microbatch.microbatch_id,
             accounts=(batch.account,),
-            micro_usd=microbatch.micro_usd,
-        ):
-            raise RouteT2IError(f"batch {batch.batch_id}: shadows were drawn that its budget does not cover")
+            prices=(microbatch.micro_usd,),
+        )
+        for microbatch in microbatches
+    ]
+    free = ledger.lock(connection, [batch.account])
+    if any(verdict.granted is None for verdict in ledger.reserve(connection, wishes, free=free)):
+        raise RouteT2IError(f"batch {batch.batch_id}: shadows were drawn that its budget does not cover")
     return microbatches
 
 

@@ -49,8 +49,9 @@ class LedgerLine:
     budget_id: str
     period: str
     kind: str  # reserve, settle, release
-    d_reserved: int  # micro-USD
-    d_spent: int
+    from_side: str  # available, reserved ... (`db.ledger.Side`)
+    to_side: str
+    micro_usd: int
     at: datetime
 
 
@@ -229,8 +230,9 @@ def _ledger(connection: Connection, job_id: str, microbatches: set[str]) -> tupl
             budget_id=row.budget_id,
             period=row.period,
             kind=row.kind,
-            d_reserved=row.d_reserved,
-            d_spent=row.d_spent,
+            from_side=row.from_side,
+            to_side=row.to_side,
+            micro_usd=row.micro_usd,
             at=at(row.at_ms),
         )
         for row in sorted(rows, key=lambda row: row.id)

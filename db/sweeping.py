@@ -114,9 +114,9 @@ def _split(connection: Connection, jobs: Sequence[Row[Any]], *, microbatch: Held
     run(
         connection,
         """INSERT INTO microbatch(id, batch_id, window_id, tier, width, height, state, fence, deliveries,
-                                  deaths, period_budget_id, period, reserved_left, parent_id, created_ms)
+                                  deaths, reserved_left, parent_id, created_ms)
             SELECT CAST(:id AS text), batch_id, window_id, tier, width, height, 'ready', 0, 0, deaths,
-                   period_budget_id, period, CAST(:reserved AS bigint), id, {NOW}
+                   CAST(:reserved AS bigint), id, {NOW}
             FROM microbatch WHERE id = :parent_id""",
         [{"id": child["id"], "reserved": child["reserved"]} | parent for child in children],
     )

@@ -6,23 +6,28 @@ which then takes its fallback tier or stays queued.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 from sqlalchemy import Connection
 
-from db import ledger, shadows
+from db import budgets, ledger, shadows
+from db.budgets import Chains
 from db.dialects import pack_ids, run
 from db.leader import require_term
-from db.ledger import Account
+from db.ledger import Wish
 from db.shadows import ShadowBatch
 from routet2i.contracts import (
+    DEFERRED_BY,
+    GUARDED_BY,
+    Account,
     Assignment,
     Funds,
     Microbatch,
-    PeriodBudget,
+    Purse,
     RecordedWindow,
+    Scope,
     WindowJob,
     WindowPlan,
     WindowWork,
@@ -31,10 +36,8 @@ from routet2i.contracts import (
 DEFER_MS = 1_000  # pause of a deferred job: so that those behind it get their window
 
 
-def open_window(
-    connection: Connection, *, limit: int, period_budget: PeriodBudget | None = None
-) -> WindowWork | None:
-    """Read the next jobs to decide about; see `Repository.open_window`."""
+def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWork | None:
+    """Read the next jobs to decide about; see `Repository.open_window`; raises NotOpen."""
     rows = run(
         connection,
         # CROSS JOIN: SQLite must walk the queue in its own order, not batch by batch
@@ -46,21 +49,14 @@ def open_window(
     ).all()
     if not rows:
         return None
-    ids = pack_ids({row.batch_id for row in rows})
+    batches = {row.batch_id for row in rows}
     queued = run(
         connection,
         """SELECT batch_id, sum(n) AS pictures FROM job
             WHERE state = 'queued' AND batch_id IN {IDS} GROUP BY batch_id""",
-        {"ids": ids},
+        {"ids": pack_ids(batches)},
     )
-    pictures: dict[str, int] = {row.batch_id: int(row.pictures) for row in queued}
-    budgets = run(
-        connection,
-        """SELECT b.id AS batch_id, m.lim, m.reserved, m.spent
-            FROM batch b JOIN budget m ON m.id = 'batch:' || b.id AND m.period = 'total'
-            WHERE b.id IN {IDS}""",
-        {"ids": ids},
-    )
+    chains = budgets.chains(connection, batches, purse=purse)
     return WindowWork(
         jobs=tuple(
             WindowJob(
@@ -73,29 +69,29 @@ def open_window(
             )
             for row in rows
         ),
-        funds={
-            row.batch_id: Funds(
-                limit=row.lim,
-                reserved=row.reserved,
-                spent=row.spent,
-                queued_pictures=pictures.get(row.batch_id, 0),
-            )
-            for row in budgets
-        },
-        period=None if period_budget is None else _period_funds(connection, period_budget),
+        accounts=_funds(connection, chains, pictures={row.batch_id: int(row.pictures) for row in queued}),
+        chains=chains.accounts,
+        now_ms=chains.now_ms,
     )
 
 
-def _period_funds(connection: Connection, period_budget: PeriodBudget) -> Funds:
-    """Read what is left of the deployment's period; before its first reservation all of it is."""
-    row = run(
-        connection,
-        "SELECT lim, reserved, spent FROM budget WHERE id = :id AND period = :period",
-        {"id": period_budget.budget_id, "period": period_budget.period},
-    ).one_or_none()
-    if row is None:
-        return Funds(limit=period_budget.limit_micro_usd, reserved=0, spent=0, queued_pictures=0)
-    return Funds(limit=row.lim, reserved=row.reserved, spent=row.spent, queued_pictures=0)
+def _funds(connection: Connection, chains: Chains, *, pictures: Mapping[str, int]) -> dict[Account, Funds]:
+    """Read the money of all accounts; raises NotOpen."""
+    waiting: dict[Account, int] = defaultdict(int)
+    for batch_id, chain in chains.accounts.items():
+        for account in chain:
+            waiting[account] += pictures.get(batch_id, 0)
+    found = budgets.funds(connection, waiting)
+    chains.require(found)
+    return {
+        account: Funds(
+            limit=found[account].lim,
+            reserved=found[account].reserved,
+            spent=found[account].spent,
+            queued_pictures=queued,
+        )
+        for account, queued in waiting.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,8 +102,20 @@ class _Granted:
     is_fallback: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Refused:
+    """A microbatch that no money was left for on any tier."""
+
+    microbatch: Microbatch
+    by: Scope
+
+
 def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
-    """Write a plan in lock order: leader, batch, job, budget, ledger; see `Repository.record_window`."""
+    """Write a plan in lock order: leader, batch, job, budget, ledger; see `Repository.record_window`.
+
+    Raises:
+        NotOpen: a period has begun since the window was opened.
+    """
     if (known := _recorded(connection, plan.window_id)) is not None:
         return known
     if plan.leader_term is not None:
@@ -119,7 +127,7 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
     )
     assigned = sum(len(grant.microbatch.assignments) for grant in granted)
     deferred = list(plan.deferred)
-    deferred += [(job.job_id, "budget") for microbatch in refused for job in microbatch.assignments]
+    deferred += [(job.job_id, DEFERRED_BY[one.by]) for one in refused for job in one.microbatch.assignments]
     window = RecordedWindow(
         window_id=plan.window_id,
         assigned=assigned,
@@ -180,61 +188,51 @@ def _of(jobs: set[str], assignments: Sequence[Assignment]) -> tuple[Assignment, 
 
 def _reserve(
     connection: Connection, plan: WindowPlan, proposed: Sequence[Microbatch], *, shadow: Account | None
-) -> tuple[list[_Granted], list[Microbatch]]:
+) -> tuple[list[_Granted], list[_Refused]]:
     """Ask the ledger for each microbatch, then for its fallback; return the granted and the refused.
 
     Args:
         shadow: one more account to lock, for accounts are locked in one go.
     """
-    if plan.period_budget is not None and proposed:
-        ledger.open_account(
-            connection,
-            Account(budget_id=plan.period_budget.budget_id, period=plan.period_budget.period),
-            limit=plan.period_budget.limit_micro_usd,
-        )
-    accounts = {microbatch.batch_id: _accounts(plan, microbatch.batch_id) for microbatch in proposed}
-    touched = {account for both in accounts.values() for account in both}
-    ledger.lock(connection, touched if shadow is None else touched | {shadow})
+    if not proposed:
+        return [], []
+    chains = budgets.chains(connection, {one.batch_id for one in proposed}, purse=plan.purse)
+    touched = {account for chain in chains.accounts.values() for account in chain}
+    free = ledger.lock(connection, touched if shadow is None else touched | {shadow})
+    chains.require(free)
+    verdicts = ledger.reserve(
+        connection,
+        [
+            Wish(
+                microbatch_id=one.microbatch_id,
+                accounts=chains.accounts[one.batch_id],
+                prices=(one.micro_usd,) if not one.fallback else (one.micro_usd, one.fallback_micro_usd),
+            )
+            for one in proposed
+        ],
+        free=free,
+    )
     granted: list[_Granted] = []
-    refused: list[Microbatch] = []
-    for microbatch in proposed:
-        for option in _options(microbatch):
-            if ledger.reserve(
-                connection,
-                microbatch.microbatch_id,
-                accounts=accounts[microbatch.batch_id],
-                micro_usd=option.microbatch.micro_usd,
-            ):
-                granted.append(option)
-                break
+    refused: list[_Refused] = []
+    for microbatch, verdict in zip(proposed, verdicts, strict=True):
+        if verdict.granted is None and verdict.refused_by is not None:
+            refused.append(_Refused(microbatch=microbatch, by=verdict.refused_by.scope))
+        elif verdict.refused_by is None:
+            granted.append(_Granted(microbatch=microbatch, is_fallback=False))
         else:
-            refused.append(microbatch)
+            cheaper = _fallback(microbatch, by=verdict.refused_by.scope)
+            granted.append(_Granted(microbatch=cheaper, is_fallback=True))
     return granted, refused
 
 
-def _options(microbatch: Microbatch) -> Iterator[_Granted]:
-    """Yield what to ask the ledger for, dearest wish first."""
-    yield _Granted(microbatch=microbatch, is_fallback=False)
-    if (cheaper := _fallback(microbatch)) is not None:
-        yield _Granted(microbatch=cheaper, is_fallback=True)
-
-
-def _accounts(plan: WindowPlan, batch_id: str) -> tuple[Account, ...]:
-    period = plan.period_budget
-    if period is None:
-        return ledger.accounts_of(batch_id, budget_id=None, period=None)
-    return ledger.accounts_of(batch_id, budget_id=period.budget_id, period=period.period)
-
-
-def _fallback(microbatch: Microbatch) -> Microbatch | None:
-    if microbatch.fallback_tier is None or not microbatch.fallback:
-        return None
+def _fallback(microbatch: Microbatch, *, by: Scope) -> Microbatch:
+    """Return the same jobs on the cheaper tier, with the scope whose money was short as the reason."""
     return replace(
         microbatch,
-        tier=microbatch.fallback_tier,
+        tier=microbatch.fallback_tier or microbatch.tier,
         width=microbatch.fallback_width or microbatch.width,
         height=microbatch.fallback_height or microbatch.height,
-        assignments=tuple(replace(a, reason="budget_guard") for a in microbatch.fallback),
+        assignments=tuple(replace(a, reason=GUARDED_BY[by]) for a in microbatch.fallback),
     )
 
 
@@ -295,11 +293,9 @@ def _insert_granted(
             shadows.keep_yardstick(
                 connection, plan.shadows.yardstick, name=plan.predictor_name, version=plan.predictor_version
             )
-    _insert_microbatches(
-        connection, plan.window_id, microbatches, period=plan.period_budget, propensity=propensity
-    )
+    _insert_microbatches(connection, plan.window_id, microbatches, propensity=propensity)
     if copies:
-        _insert_microbatches(connection, plan.window_id, copies, period=None, propensity={})
+        _insert_microbatches(connection, plan.window_id, copies, propensity={})
 
 
 def _insert_microbatches(
@@ -307,15 +303,14 @@ def _insert_microbatches(
     window_id: str,
     microbatches: Sequence[Microbatch],
     *,
-    period: PeriodBudget | None,
     propensity: Mapping[str, float],
 ) -> None:
     run(
         connection,
         """INSERT INTO microbatch(id, batch_id, window_id, tier, width, height, state, fence, deliveries,
-                                  deaths, period_budget_id, period, reserved_left, created_ms)
-            VALUES(:id, :batch_id, :window_id, :tier, :width, :height, 'ready', 0, 0, 0,
-                   :period_budget_id, :period, :reserved_left, {NOW})""",
+                                  deaths, reserved_left, created_ms)
+            VALUES(:id, :batch_id, :window_id, :tier, :width, :height, 'ready', 0, 0, 0, :reserved_left,
+                   {NOW})""",
         [
             {
                 "id": microbatch.microbatch_id,
@@ -324,8 +319,6 @@ def _insert_microbatches(
                 "tier": microbatch.tier,
                 "width": microbatch.width,
                 "height": microbatch.height,
-                "period_budget_id": None if period is None else period.budget_id,
-                "period": None if period is None else period.period,
                 "reserved_left": microbatch.micro_usd,
             }
             for microbatch in microbatches

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
+from routet2i.periods import TOTAL
+
 MESSAGE_VERSION = 1  # of the Celery message {"v": 1, "microbatch_id": "<uuid>"}; other versions are dropped
 SHADOW_TENANT = "shadow"  # owns the batches of shadow jobs; `status` and `last` leave them out
 SHADOW_REASON = "shadow"  # of every shadow's assignment; a code of `scheduler.allocator.REASONS`
@@ -177,6 +179,11 @@ class Microbatch:
         """What the ledger must reserve for it."""
         return sum(a.micro_usd for a in self.assignments)
 
+    @property
+    def fallback_micro_usd(self) -> int:
+        """What the ledger must reserve for it on the fallback tier."""
+        return sum(a.micro_usd for a in self.fallback)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimedJob:
@@ -242,14 +249,84 @@ class OpenedBatch:
     cursor_line: int  # last line of the file whose fate is already committed
 
 
+class Scope(StrEnum):
+    """Whose money a budget is."""
+
+    BATCH = "batch"
+    CLIENT = "client"
+    DEPLOYMENT = "deployment"
+
+
+# Why the ledger sent a job to the cheaper tier, or let it wait: codes of `scheduler.allocator.REASONS`
+GUARDED_BY: Mapping[Scope, str] = {
+    Scope.BATCH: "budget_guard",
+    Scope.CLIENT: "client_budget_guard",
+    Scope.DEPLOYMENT: "deployment_budget_guard",
+}
+DEFERRED_BY: Mapping[Scope, str] = {
+    Scope.BATCH: "budget",
+    Scope.CLIENT: "client_budget",
+    Scope.DEPLOYMENT: "deployment_budget",
+}
+
+
+class Carry(StrEnum):
+    """What a period takes over of the money that the one before it left."""
+
+    NONE = "none"
+    ALL = "all"
+    CAPPED = "capped"  # at most so much
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetPolicy:
+    """A limit for each period of a span."""
+
+    scope: Scope
+    name: str  # of a deployment or a client, or a batch's id
+    span: str  # minute, hour, day, month, total, or seconds like 900s (`routet2i.periods`)
+    limit_micro_usd: int | None  # of one period, before carry-over; None = no limit (any more)
+    carry: Carry = Carry.NONE
+    cap_micro_usd: int | None = None  # most that is carried over; given iff carry is capped
+
+    @property
+    def budget_id(self) -> str:
+        """Return the id that the budgets of all its periods share."""
+        own = f"{self.scope}:{self.name}"
+        whole_batch = self.scope is Scope.BATCH and self.span == TOTAL
+        return own if whole_batch or self.span.endswith("s") else f"{own}/{self.span}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Account:
+    """One period of one budget: a row of the table `budget`."""
+
+    budget_id: str
+    period: str
+
+    @property
+    def scope(self) -> Scope:
+        """Return whose money it is."""
+        return Scope(self.budget_id.split(":", 1)[0])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Purse:
+    """Whose money a window may spend, beside that of its batches and their clients."""
+
+    deployment: str = "default"
+    policy: BudgetPolicy | None = None  # of the environment; those of the database bind as well
+    now_ms: int | None = None  # names the periods; None = the database's clock
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Funds:
-    """One batch's money and what still waits for it, as a window reads them."""
+    """One account's money and what still waits for it, as a window reads them."""
 
-    limit: int | None  # micro-USD; None = unlimited
+    limit: int | None  # micro-USD, carry-over included; None = unlimited
     reserved: int  # micro-USD held for assigned jobs
-    spent: int  # micro-USD charged
-    queued_pictures: int  # pictures of all its queued jobs, this window's included
+    spent: int  # micro-USD charged, or unknown
+    queued_pictures: int  # of all queued jobs of its batch; outer accounts: of this window's batches in it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,17 +334,14 @@ class WindowWork:
     """What one decision round may decide about."""
 
     jobs: tuple[WindowJob, ...]  # highest priority first, then oldest
-    funds: Mapping[str, Funds]  # batch id -> its money
-    period: Funds | None = None  # the deployment's budget of the asked period; its queued_pictures is 0
+    accounts: Mapping[Account, Funds]  # all that the jobs draw on
+    chains: Mapping[str, tuple[Account, ...]]  # batch id -> what it draws on: batch, clients', deployment's
+    now_ms: int  # when it was read, by the database's clock
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PeriodBudget:
-    """The deployment's own limit for one span of time, beside each batch's."""
-
-    budget_id: str
-    period: str  # names the span; a limit is fixed when its first reservation is made
-    limit_micro_usd: int
+    @property
+    def funds(self) -> Mapping[str, Funds]:
+        """Return batch id -> the money of the batch alone."""
+        return {batch_id: self.accounts[chain[0]] for batch_id, chain in self.chains.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -323,7 +397,7 @@ class WindowPlan:
     solve_us: int  # microseconds the decision took
     deferred: tuple[tuple[str, str], ...] = ()  # (job id, reason): they stay queued for a second
     leader_term: int | None = None  # the term this leader decides in; None = no leader asked
-    period_budget: PeriodBudget | None = None
+    purse: Purse = Purse()
     shadows: ShadowPlan | None = None  # None = no traffic is shadowed
 
 

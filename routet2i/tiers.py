@@ -7,7 +7,7 @@ nor which tier a job deserves (`scheduler`).
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +18,10 @@ from routet2i.errors import TierError
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REVISION = re.compile(r"[0-9a-f]{40}")
 POCKET = "pocket:"  # model prefix: a folder shipped in this package
+SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
+PIXELS_PER_MEGAPIXEL = 1_000_000
 DTYPES = ("float32", "float16", "bfloat16")
-ROUTING = ("edge", "cloud", "predictor")  # keys of [routing]
+ROUTING = ("edge", "cloud", "tiers", "predictor")  # keys of [routing]
 DEFAULT_PREDICTOR = "cold_start"  # for natural prompts and any pair of models
 
 
@@ -40,12 +42,38 @@ class TierProfile:
     width: int  # pixels, used where a job names none
     height: int
     gpu_class: str  # what the price was made for; shown, never interpreted
-    micro_usd_per_image: int  # price of one picture, micro-dollars
+    micro_usd_per_image: int  # price of one picture of any size, micro-dollars
     microbatch_size: int  # pictures per forward pass
+    micro_usd_per_megapixel_step: int = 0  # added for each million pixels and denoising step
+    prices: Mapping[str, int] = field(
+        default_factory=dict, hash=False
+    )  # "WIDTHxHEIGHT" -> price of such a picture
+    seconds_per_image: float | None = None  # of the device, at the tier's own size; None = not known
 
-    def price(self, n: int) -> int:
-        """Return what `n` pictures cost, in micro-dollars."""
-        return n * self.micro_usd_per_image
+    def price(self, n: int, *, width: int | None = None, height: int | None = None) -> int:
+        """Return what `n` pictures cost, in micro-dollars: what is shown, reserved and charged.
+
+        Args:
+            n: pictures.
+            width: pixels; None = the tier's own.
+            height: pixels; None = the tier's own.
+        Returns:
+            n times the list price of that size, or else the price per image and what its pixels and steps
+            add, rounded up per picture.
+        """
+        width, height = width or self.width, height or self.height
+        listed = self.prices.get(f"{width}x{height}")
+        if listed is not None:
+            return n * listed
+        added = self.micro_usd_per_megapixel_step * width * height * self.steps
+        return n * (self.micro_usd_per_image - -added // PIXELS_PER_MEGAPIXEL)
+
+    def seconds(self, n: int, *, width: int | None = None, height: int | None = None) -> float | None:
+        """Return how long a device draws `n` pictures, in proportion to their pixels; None = not known."""
+        if self.seconds_per_image is None:
+            return None
+        width, height = width or self.width, height or self.height
+        return n * self.seconds_per_image * width * height / (self.width * self.height)
 
     @property
     def task_name(self) -> str:
@@ -55,11 +83,12 @@ class TierProfile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiers:
-    """All tiers of a deployment, in file order, and the pair that the router decides between."""
+    """All tiers of a deployment, in file order, and those that the router decides between."""
 
     profiles: Mapping[str, TierProfile]
     edge: str  # name of the routed pair's light tier
     cloud: str  # name of the routed pair's large tier
+    routed: tuple[str, ...]  # from `edge`, where a job goes unless more is bought, to `cloud`
     predictor: str  # that is live before the first promotion
     source: str  # the file it was read from
 
@@ -111,8 +140,14 @@ def read_tiers(path: Path) -> Tiers:
             raise TierError(f"{path}: two tiers share queue {queue!r}; give each its own")
     edge = _routed(path, profiles, routing, TierKind.EDGE)
     cloud = _routed(path, profiles, routing, TierKind.CLOUD)
-    predictor = _predictor(path, routing)
-    return Tiers(profiles=profiles, edge=edge, cloud=cloud, predictor=predictor, source=str(path))
+    return Tiers(
+        profiles=profiles,
+        edge=edge,
+        cloud=cloud,
+        routed=_chosen(path, profiles, routing, edge=edge, cloud=cloud),
+        predictor=_predictor(path, routing),
+        source=str(path),
+    )
 
 
 def _predictor(path: Path, routing: Mapping[str, Any]) -> str:
@@ -146,6 +181,20 @@ def _routed(
     )
 
 
+def _chosen(
+    path: Path, profiles: Mapping[str, TierProfile], routing: Mapping[str, Any], *, edge: str, cloud: str
+) -> tuple[str, ...]:
+    """Return the routed tiers: the pair, or all that [routing] names, edge first and cloud last."""
+    named = routing.get("tiers", [edge, cloud])
+    if not isinstance(named, list) or len(set(map(str, named))) < len(named):
+        raise TierError(f"{path}: [routing] tiers = {named!r} must be a list of different names")
+    if unknown := [name for name in named if name not in profiles]:
+        raise TierError(f"{path}: [routing] tiers: no tier {unknown[0]!r}; known: {', '.join(profiles)}")
+    if not {edge, cloud} <= set(named):
+        raise TierError(f"{path}: [routing] tiers must name {edge!r} and {cloud!r} too, not only {named}")
+    return (edge, *(name for name in named if name not in (edge, cloud)), cloud)
+
+
 _KEYS: Mapping[str, tuple[type, Any]] = {  # key -> type, default (... = required)
     "kind": (str, ...),
     "queue": (str, None),
@@ -161,13 +210,18 @@ _KEYS: Mapping[str, tuple[type, Any]] = {  # key -> type, default (... = require
     "gpu_class": (str, "cpu"),
     "micro_usd_per_image": (int, ...),
     "microbatch_size": (int, 8),
+    "micro_usd_per_megapixel_step": (int, 0),
+    "prices": (dict, None),
+    "seconds_per_image": (float, None),
 }
+_CALLED = {str: "text", int: "whole number", float: "number", dict: "table"}
 _RANGES = {
     "steps": (1, 1000),
     "width": (8, 4096),
     "height": (8, 4096),
     "micro_usd_per_image": (0, 10**9),
     "microbatch_size": (1, 1024),
+    "micro_usd_per_megapixel_step": (0, 10**9),
 }
 
 
@@ -187,7 +241,7 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
         if wanted is float and type(value) is int:
             value = float(value)
         if value is not None and type(value) is not wanted:
-            raise TierError(f"{where} {key} = {value!r} must be a {wanted.__name__}")
+            raise TierError(f"{where} {key} = {value!r} must be a {_CALLED[wanted]}")
         if key in _RANGES and not _RANGES[key][0] <= cast(int, value) <= _RANGES[key][1]:
             raise TierError(f"{where} {key} = {value!r} must be from {_RANGES[key][0]} to {_RANGES[key][1]}")
         values[key] = value
@@ -204,8 +258,22 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
             raise TierError(f"{where} {key} = {values[key]} must be a multiple of 8")
     if not 0.0 <= values["guidance"] <= 50.0:
         raise TierError(f"{where} guidance = {values['guidance']} must be from 0 to 50")
+    values["prices"] = _prices(where, values["prices"] or {})
+    if values["seconds_per_image"] is not None and not 0.0 < values["seconds_per_image"] <= 3600.0:
+        raise TierError(f"{where} seconds_per_image must be above 0 and at most 3600")
     _check_model(where, values, base=path.parent)
     return TierProfile(name=name, **values)
+
+
+def _prices(where: str, table: Mapping[str, Any]) -> dict[str, int]:
+    """Return the list prices of sizes, micro-dollars a picture."""
+    low, high = _RANGES["micro_usd_per_image"]
+    for size, price in table.items():
+        if not SIZE.fullmatch(size):
+            raise TierError(f'{where} prices: {size!r} is no size; write "1024x1024" = 40000')
+        if type(price) is not int or not low <= price <= high:
+            raise TierError(f"{where} prices: {size} = {price!r} must be a whole number from {low} to {high}")
+    return dict(table)
 
 
 def _check_model(where: str, values: dict[str, Any], *, base: Path) -> None:

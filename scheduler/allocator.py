@@ -9,7 +9,17 @@ a job predicted better on the edge stays there even if money is left.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from routet2i.contracts import SHADOW_REASON, Assignment, Microbatch, Prediction, WindowJob, new_id
+from routet2i.contracts import (
+    DEFERRED_BY,
+    GUARDED_BY,
+    SHADOW_REASON,
+    Assignment,
+    Microbatch,
+    Prediction,
+    Scope,
+    WindowJob,
+    new_id,
+)
 from routet2i.tiers import TierProfile, Tiers
 
 CAP = 0.5  # of alpha: at this PRS the tiers are equal
@@ -17,16 +27,22 @@ CAP = 0.5  # of alpha: at this PRS the tiers are equal
 BETTER_ON_CLOUD = "predicted_better_on_cloud"
 BETTER_ON_EDGE = "predicted_better_on_edge"
 CLOUD_MONEY_SHORT = "cloud_money_short"
-BUDGET_GUARD = "budget_guard"
-BUDGET = "budget"
+BUDGET_GUARD = GUARDED_BY[Scope.BATCH]
+BUDGET = DEFERRED_BY[Scope.BATCH]
 
 REASONS: Mapping[str, str] = {
     BETTER_ON_CLOUD: "the cloud tier was predicted to draw it better, and the budget allowed it",
     BETTER_ON_EDGE: "the edge tier was predicted to draw it as well or better",
     CLOUD_MONEY_SHORT: "the cloud tier was predicted to draw it better, but other jobs gain more per dollar",
     BUDGET_GUARD: "the ledger refused the price of the chosen tier, so the cheaper tier draws it",
+    "client_budget_guard": "the client's budget could not pay the chosen tier, so the cheaper one draws it",
+    "deployment_budget_guard": (
+        "the deployment's budget could not pay the chosen tier, so the cheaper one draws it"
+    ),
     SHADOW_REASON: "it repeats a user's job on the other tier, to compare prediction and pictures",
     BUDGET: "the budget does not cover even the edge tier now; it waits for money",
+    "client_budget": "the client's budget does not cover even the edge tier now; it waits for money",
+    "deployment_budget": "the deployment's budget does not cover even the edge tier now; it waits for money",
 }
 
 
@@ -104,7 +120,7 @@ def assign(
     taken: list[tuple[WindowJob, Prediction]] = []
     deferred: list[tuple[str, str]] = []
     for job, prediction in zip(jobs, predictions, strict=True):
-        price = edge.price(job.n)
+        price = _price(edge, job)
         if left is not None and price > left:
             deferred.append((job.job_id, BUDGET))
             continue
@@ -113,7 +129,7 @@ def assign(
         taken.append((job, prediction))
     threshold = alpha(
         [prediction.prs for _, prediction in taken],
-        extra=[cloud.price(job.n) - edge.price(job.n) for job, _ in taken],
+        extra=[_price(cloud, job) - _price(edge, job) for job, _ in taken],
         spare=0 if deferred else left,
     )
     assignments = tuple(
@@ -135,9 +151,13 @@ def _choose(
         reason=reason,
         prs=prediction.prs,
         threshold=threshold,
-        micro_usd=tier.price(job.n),
+        micro_usd=_price(tier, job),
         scores=prediction.scores,
     )
+
+
+def _price(tier: TierProfile, job: WindowJob) -> int:
+    return tier.price(job.n, width=job.width, height=job.height)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -192,10 +212,10 @@ def pack(
 
 def _microbatch(group: _Group, *, edge: TierProfile, microbatch_id: str) -> Microbatch:
     job, tier = group.job, group.tier
-    cheaper = edge.micro_usd_per_image < tier.micro_usd_per_image
+    cheaper = _price(edge, job) < _price(tier, job)
     fallback = (
         tuple(
-            replace(assignment, tier=edge.name, reason=BUDGET_GUARD, micro_usd=edge.price(one.n))
+            replace(assignment, tier=edge.name, reason=BUDGET_GUARD, micro_usd=_price(edge, one))
             for assignment, one in zip(group.assignments, group.jobs, strict=True)
         )
         if cheaper

@@ -5,11 +5,9 @@ permits nothing: the ledger's guarded reservation does (`db.ledger`). Nothing is
 the allowance is computed from the totals, so money a window did not spend is there for the next one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from routet2i.contracts import Funds, PeriodBudget
-
-PERIOD_ID = "deployment:{}"  # budget id of a deployment's limit per period
+from routet2i.contracts import Account, BudgetPolicy, Funds, Purse, Scope
 
 
 def allowance(funds: Funds, *, pictures: int, edge_price: int) -> int | None:
@@ -38,60 +36,76 @@ def allowance(funds: Funds, *, pictures: int, edge_price: int) -> int | None:
 
 
 def allowances(
-    funds: Mapping[str, Funds], *, pictures: Mapping[str, int], edge_price: int, period: Funds | None = None
+    accounts: Mapping[Account, Funds],
+    chains: Mapping[str, Sequence[Account]],
+    *,
+    pictures: Mapping[str, int],
+    edge_price: int,
 ) -> dict[str, int | None]:
-    """Return the allowance of each batch of a window, together within what the period's budget allows.
+    """Return the allowance of each batch of a window, together within what every account allows.
 
-    Of the period's money each batch first gets the edge price of its pictures, in the order of `pictures`,
-    then its share of the rest, pro rata by pictures.
+    Of the money of an account that several batches share, each batch first gets the edge price of its
+    pictures, in the order of `pictures`, then its share of the rest, pro rata by pictures; and never more
+    than the accounts before it in its chain have left it.
 
     Args:
-        funds: totals of every batch of the window.
+        accounts: totals of everything that the chains name.
+        chains: batch -> its accounts, innermost first; the first one is the batch's own.
         pictures: wanted by the window, per batch, in the window's order.
         edge_price: micro-dollars per picture on the edge tier, >= 0.
-        period: totals of the deployment's budget of the current period; its `queued_pictures` is not read,
-            because all pictures queued in the batches of this window count. None = no such limit.
+    Returns:
+        micro-dollars per batch; None = no account of its chain has a limit.
     """
-    own = {
-        batch: allowance(funds[batch], pictures=wanted, edge_price=edge_price)
+    allowed: dict[str, int | None] = {
+        batch: allowance(accounts[chains[batch][0]], pictures=wanted, edge_price=edge_price)
         for batch, wanted in pictures.items()
     }
-    if period is None or period.limit is None:
-        return own
-    common = Funds(
-        limit=period.limit,
-        reserved=period.reserved,
-        spent=period.spent,
-        queued_pictures=sum(funds[batch].queued_pictures for batch in pictures),
-    )
+    members: dict[Account, dict[str, int]] = {}
+    for batch, wanted in pictures.items():
+        for account in chains[batch][1:]:
+            members.setdefault(account, {})[batch] = wanted
+    for account, theirs in members.items():
+        allowed |= _shares(
+            {batch: allowed[batch] for batch in theirs}, accounts[account], theirs, edge_price=edge_price
+        )
+    return allowed
+
+
+def _shares(
+    allowed: Mapping[str, int | None], common: Funds, pictures: Mapping[str, int], *, edge_price: int
+) -> dict[str, int | None]:
+    """Divide what a window may take of one account among the batches that draw on it."""
     total = sum(pictures.values())
-    left = allowance(common, pictures=total, edge_price=edge_price) or 0
+    left = allowance(common, pictures=total, edge_price=edge_price)
+    if left is None:
+        return dict(allowed)
     shares: dict[str, int] = {}
     for batch, wanted in pictures.items():
-        shares[batch] = _least(own[batch], wanted * edge_price, left)
+        shares[batch] = _least(allowed[batch], wanted * edge_price, left)
         left -= shares[batch]
     for batch, wanted in pictures.items():
-        shares[batch] = _least(own[batch], shares[batch] + left * wanted // total)
+        shares[batch] = _least(allowed[batch], shares[batch] + left * wanted // total)
     return dict(shares)
 
 
-def period_budget(
-    *, deployment: str, limit_micro_usd: int | None, seconds: int, now: float
-) -> PeriodBudget | None:
-    """Return the deployment's budget of the period that `now` lies in; None = no limit is set.
+def purse_of(
+    *, deployment: str, limit_micro_usd: int | None, seconds: int, now: float | None = None
+) -> Purse:
+    """Return whose money a window spends: the environment's limit is a policy like those of the database.
 
     Args:
-        deployment: its name, part of the budget's id.
-        limit_micro_usd: what one period may spend.
+        deployment: its name.
+        limit_micro_usd: what one period may spend; None = the environment sets no limit.
         seconds: length of a period, which starts at multiples of it since 1970.
-        now: Unix time in seconds.
+        now: Unix time in seconds that names the periods; None = the database's clock.
     """
-    if limit_micro_usd is None:
-        return None
-    return PeriodBudget(
-        budget_id=PERIOD_ID.format(deployment),
-        period=str(period_start(now, seconds=seconds)),
-        limit_micro_usd=limit_micro_usd,
+    policy = BudgetPolicy(
+        scope=Scope.DEPLOYMENT, name=deployment, span=f"{seconds}s", limit_micro_usd=limit_micro_usd
+    )
+    return Purse(
+        deployment=deployment,
+        policy=None if limit_micro_usd is None else policy,
+        now_ms=None if now is None else round(now * 1000),
     )
 
 

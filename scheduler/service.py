@@ -15,7 +15,7 @@ import structlog
 from db.pairs import ShadowPair
 from routet2i.contracts import (
     Assignment,
-    PeriodBudget,
+    Purse,
     RecordedWindow,
     SweepReport,
     WindowPlan,
@@ -28,7 +28,7 @@ from routet2i.heartbeat import HEARTBEAT_SECONDS, LIVE_SECONDS
 from routet2i.settings import Settings
 from routet2i.tiers import Tiers
 from scheduler.allocator import assign, pack
-from scheduler.budget import allowances, period_budget
+from scheduler.budget import allowances, purse_of
 from scheduler.comparison import compare
 from scheduler.dispatch import Outbox, Publish, send_ready
 from scheduler.drift import Drift
@@ -55,8 +55,8 @@ _log = structlog.get_logger(__name__)
 class Windows(Protocol):
     """What a window needs of `db.repository.Repository`."""
 
-    def open_window(self, *, limit: int, period_budget: PeriodBudget | None) -> WindowWork | None:
-        """Return the jobs that wait longest, with the money of their batches; None if no job waits."""
+    def open_window(self, *, limit: int, purse: Purse) -> WindowWork | None:
+        """Return the jobs that wait longest, with the accounts they draw on; None if no job waits."""
 
     def record_window(self, plan: WindowPlan) -> RecordedWindow:
         """Write a plan and reserve its money in one transaction; raises LeaseLost if the term has ended."""
@@ -108,24 +108,23 @@ def run_window(
 
     Args:
         term: of the leader that decides; None = nobody leads (tests, one-off runs).
-        now: Unix time in seconds that names the budget period; None = the clock's.
+        now: Unix time in seconds that names the budget periods; None = the database's clock.
     Returns:
         What became of the plan, or None if no job waits.
     Raises:
         LeaseLost: another scheduler was elected meanwhile; nothing was written.
         ServiceUnavailable: the database does not answer.
     """
-    now = time.time() if now is None else now
-    period = period_budget(
+    purse = purse_of(
         deployment=settings.deployment,
         limit_micro_usd=settings.budget_micro_usd,
         seconds=settings.budget_period_seconds,
         now=now,
     )
-    work = repository.open_window(limit=settings.window_jobs, period_budget=period)
+    work = repository.open_window(limit=settings.window_jobs, purse=purse)
     if work is None:
         return None
-    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, period=period, now=now)
+    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, purse=purse)
     recorded = repository.record_window(plan)
     _log.info(
         "window",
@@ -146,15 +145,11 @@ def decide(
     tiers: Tiers,
     settings: Settings,
     term: int | None,
-    period: PeriodBudget | None,
-    now: float,
+    purse: Purse,
 ) -> WindowPlan:
     """Return the plan for one window; touches nothing.
 
     Each batch is decided by itself, under its own allowance and with its own threshold.
-
-    Args:
-        now: Unix time in seconds that names the budget period of shadows.
     """
     started = time.perf_counter_ns()
     predictions = dict(
@@ -166,10 +161,10 @@ def decide(
     )
     jobs = {batch: [job for job in work.jobs if job.batch_id == batch] for batch in _batches(work)}
     money = allowances(
-        work.funds,
+        work.accounts,
+        work.chains,
         pictures={batch: sum(job.n for job in own) for batch, own in jobs.items()},
         edge_price=tiers[tiers.edge].micro_usd_per_image,
-        period=work.period,
     )
     assignments: dict[str, Assignment] = {}
     deferred: list[tuple[str, str]] = []
@@ -188,13 +183,13 @@ def decide(
         solve_us=(time.perf_counter_ns() - started) // 1000,
         deferred=tuple(deferred),
         leader_term=term,
-        period_budget=period,
+        purse=purse,
         shadows=plan_shadows(
             (job.job_id for job in work.jobs),
             settings=settings,
             tiers=tiers,
             yardstick=yardstick_of(predictor),
-            now=now,
+            now=work.now_ms / 1000,
         ),
     )
 

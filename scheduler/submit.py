@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol, cast
 from routet2i.contracts import GenerationRequest, OpenedBatch, Rejection
 from routet2i.errors import BudgetTooSmall, IntakeError
 from routet2i.settings import Settings
-from routet2i.tiers import Tiers
+from routet2i.tiers import TierProfile, Tiers
 from scheduler.intake import Format, guess_format, read_requests
 
 LINES_PER_COMMIT = 5000  # short enough a transaction for others to get in, long enough to be fast
@@ -72,6 +72,7 @@ class _Survey:
     lines: int  # that are jobs or rejections
     accepted: int
     pictures: int
+    floor_micro_usd: int  # what all pictures cost on the edge tier
     rejected: tuple[Rejection, ...]
     rejected_count: int
 
@@ -125,8 +126,8 @@ def submit_file(
         fmt = guess_format(path) if path is not None else "jsonl"
     source = str(path) if path is not None else "standard input"
     with _opened(path) as stream:
-        survey = _survey(stream, source=source, fmt=fmt, settings=settings)
-        floor = _check_budget(survey, tiers=tiers, budget_micro_usd=budget_micro_usd)
+        survey = _survey(stream, source=source, fmt=fmt, edge=tiers[tiers.edge], settings=settings)
+        _check_budget(survey, edge=tiers[tiers.edge], budget_micro_usd=budget_micro_usd)
         body = f"{survey.sha256}\n{fmt}\n{budget_micro_usd}"
         body_sha256 = hashlib.sha256(body.encode()).hexdigest()
         name = name or (path.name if path is not None else "stdin")
@@ -157,7 +158,7 @@ def submit_file(
         pictures=survey.pictures,
         rejected=survey.rejected,
         rejected_count=survey.rejected_count,
-        floor_micro_usd=floor,
+        floor_micro_usd=survey.floor_micro_usd,
         budget_micro_usd=budget_micro_usd,
     )
 
@@ -198,15 +199,16 @@ def _read(
         raise IntakeError(f"cannot read {source}: {error.strerror}") from error
 
 
-def _survey(stream: BinaryIO, *, source: str, fmt: Format, settings: Settings) -> _Survey:
-    """Read the file once: count, hash, and keep the first rejections."""
+def _survey(stream: BinaryIO, *, source: str, fmt: Format, edge: TierProfile, settings: Settings) -> _Survey:
+    """Read the file once: count, hash, price, and keep the first rejections."""
     reader = _HashingReader(stream)
-    accepted = pictures = rejected_count = 0
+    accepted = pictures = floor = rejected_count = 0
     rejected: list[Rejection] = []
     for item in _read(reader, source=source, fmt=fmt, settings=settings, seed_base=b""):
         if isinstance(item, GenerationRequest):
             accepted += 1
             pictures += item.n
+            floor += edge.price(item.n, width=item.width, height=item.height)
             continue
         rejected_count += 1
         if len(rejected) < REPORTED:
@@ -220,22 +222,20 @@ def _survey(stream: BinaryIO, *, source: str, fmt: Format, settings: Settings) -
         lines=accepted + rejected_count,
         accepted=accepted,
         pictures=pictures,
+        floor_micro_usd=floor,
         rejected=tuple(rejected),
         rejected_count=rejected_count,
     )
 
 
-def _check_budget(survey: _Survey, *, tiers: Tiers, budget_micro_usd: int | None) -> int:
-    """Return what all pictures cost on the edge tier; raises BudgetTooSmall if that is above the budget."""
-    edge = tiers[tiers.edge]
-    floor = edge.price(survey.pictures)
+def _check_budget(survey: _Survey, *, edge: TierProfile, budget_micro_usd: int | None) -> None:
+    """Raise BudgetTooSmall if all pictures cost more on the edge tier than the budget holds."""
+    floor = survey.floor_micro_usd
     if budget_micro_usd is not None and floor > budget_micro_usd:
         raise BudgetTooSmall(
-            f"the budget of ${_dollars(budget_micro_usd)} does not cover {survey.pictures} pictures at "
-            f"${_dollars(edge.micro_usd_per_image)} each on tier {edge.name}; "
-            f"type --budget {_dollars(floor)} or more"
+            f"the budget of ${_dollars(budget_micro_usd)} does not cover {survey.pictures} pictures, which "
+            f"cost ${_dollars(floor)} on tier {edge.name}; type --budget {_dollars(floor)} or more"
         )
-    return floor
 
 
 def _dollars(micro_usd: int) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, text
 
 from db.audit import batch_status, check_invariants
 from db.models import metadata
-from db.repository import Repository
+from db.repository import JUST_BATCHES, Repository
 from db.session import make_engine, reading, transaction, upgrade
 from routet2i.contracts import (
     Assignment,
@@ -27,8 +27,8 @@ from routet2i.contracts import (
     JobOutcome,
     JobState,
     Microbatch,
-    PeriodBudget,
     Picture,
+    Purse,
     RecordedWindow,
     SweepReport,
     TierKind,
@@ -188,7 +188,7 @@ class Shop:
         fallback_price: int | None = None,
         size: int = 16,
         term: int | None = None,
-        period: PeriodBudget | None = None,
+        purse: Purse = JUST_BATCHES,
     ) -> WindowPlan:
         """Return a plan that sends all jobs to one tier, `price` micro-USD a picture."""
         microbatches = []
@@ -219,7 +219,7 @@ class Shop:
             available_micro_usd=1_000,
             solve_us=7,
             leader_term=term,
-            period_budget=period,
+            purse=purse,
         )
 
     def _assign(self, jobs: Sequence[WindowJob], tier: str, price: int) -> tuple[Assignment, ...]:
@@ -238,7 +238,7 @@ class Shop:
 
     def window(self, **plan: Any) -> RecordedWindow:
         """Open a window and record a plan for all of it."""
-        work = self.repository.open_window(limit=1_000)
+        work = self.repository.open_window(limit=1_000, purse=plan.get("purse", JUST_BATCHES))
         assert work is not None
         return self.repository.record_window(self.plan(work, **plan))
 

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from routet2i import __version__
 from routet2i.errors import RouteT2IError
-from scheduler.cli import batches, checks, predictors, processes, results, stack
+from scheduler.cli import batches, budgets, checks, predictors, preview, processes, results, simulate, stack
 from scheduler.cli.session import log_to_stderr
 from scheduler.cli.show import clean, console
 
@@ -42,16 +42,19 @@ def make_app() -> typer.Typer:
     for command in (
         stack.demo,
         stack.up,
+        preview.preview,
         batches.submit,
         batches.status,
         results.results,
         results.audit,
         batches.cancel,
+        simulate.simulate,
         checks.doctor,
         processes.worker,
         processes.scheduler,
     ):
         app.command()(command)
+    app.add_typer(budgets.budget, name="budget")
     app.add_typer(processes.db, name="db")
     app.add_typer(predictors.predictor, name="predictor")
     return app

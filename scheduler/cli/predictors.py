@@ -3,9 +3,6 @@
 It parses and prints; the registry is `scheduler.predictor.registry` and `db`.
 """
 
-import getpass
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +13,7 @@ import typer
 from db.repository import Repository
 from routet2i.settings import Settings
 from scheduler.cli.batches import Json
+from scheduler.cli.people import who
 from scheduler.cli.predictor_collect import collect
 from scheduler.cli.predictor_drift import drift
 from scheduler.cli.predictor_evaluate import evaluate
@@ -134,7 +132,7 @@ def promote(
     """
     settings = read_settings(ctx)
     promoted, changed = registry.promote(
-        open_repository(settings), version, tiers=settings.read_tiers(), who=_who(), reason=reason
+        open_repository(settings), version, tiers=settings.read_tiers(), who=who(), reason=reason
     )
     if changed:
         told = f"is live: running schedulers use it within {LOOK_SECONDS:.0f} s, from their next window on"
@@ -151,12 +149,3 @@ def _tell_setting(settings: Settings) -> None:
             f"note: ROUTET2I_PREDICTOR={settings.predictor} here; only with {LIVE} promotions are followed",
             soft_wrap=True,
         )
-
-
-def _who() -> str:
-    """Return user@host of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a number without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

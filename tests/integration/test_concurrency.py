@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 
 from db import ledger
-from db.ledger import batch_account
+from db.ledger import Wish, batch_account
 from db.session import write
 from routet2i.contracts import ShadowPlan, ShadowTier, TierKind, new_id
 
@@ -59,7 +59,14 @@ def test_eight_threads_never_reserve_more_than_the_limit(repository, shop):
             granted.append(
                 write(
                     repository.engine,
-                    lambda c: ledger.reserve(c, new_id(), accounts=(account,), micro_usd=10),
+                    lambda c: (
+                        ledger.reserve(
+                            c,
+                            [Wish(microbatch_id=new_id(), accounts=(account,), prices=(10,))],
+                            free=ledger.lock(c, [account]),
+                        )[0].granted
+                        is not None
+                    ),
                 )
             )
 
@@ -69,7 +76,7 @@ def test_eight_threads_never_reserve_more_than_the_limit(repository, shop):
     assert sum(granted) == 10
     assert len(granted) == 80
     assert shop.money(batch_id) == (100, 0)
-    assert shop.read("SELECT sum(d_reserved) FROM ledger") == 100
+    assert shop.read("SELECT sum(micro_usd) FROM ledger WHERE kind = 'reserve'") == 100
 
 
 def test_windows_of_two_leaders_share_budgets_without_deadlock(repository, shop):

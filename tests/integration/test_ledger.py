@@ -5,12 +5,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from db import ledger
-from db.ledger import Account, accounts_of, batch_account
+from db.ledger import Account, Wish, batch_account
 from db.session import transaction, write
 
 
 def reserve(shop, name, accounts, micro_usd):
-    return write(shop.engine, lambda c: ledger.reserve(c, name, accounts=accounts, micro_usd=micro_usd))
+    wish = Wish(microbatch_id=name, accounts=tuple(accounts), prices=(micro_usd,))
+
+    def ask(connection):
+        (verdict,) = ledger.reserve(connection, [wish], free=ledger.lock(connection, accounts))
+        return verdict.granted is not None
+
+    return write(shop.engine, ask)
 
 
 def test_a_reservation_beyond_the_limit_is_refused_without_a_trace(shop):
@@ -19,7 +25,7 @@ def test_a_reservation_beyond_the_limit_is_refused_without_a_trace(shop):
     # Then 100 fit and one more does not
     assert reserve(shop, "m1", (account,), 100)
     assert not reserve(shop, "m2", (account,), 1)
-    assert shop.read("SELECT count(*) FROM ledger") == 1
+    assert shop.read("SELECT count(*) FROM ledger WHERE kind = 'reserve'") == 1
 
 
 def test_a_refusal_by_the_second_account_gives_back_the_first(shop):
@@ -64,7 +70,7 @@ def test_a_replayed_event_collides_instead_of_posting_twice(shop):
 
 def test_a_whole_batch_is_told_by_its_ledger(repository, shop):
     # Given a batch that was reserved, charged less, and released
-    shop.submit(2, budget=1_000)
+    batch_id = shop.submit(2, budget=1_000)
     shop.window(price=65)
     claim = shop.poll()
     repository.record(
@@ -73,21 +79,17 @@ def test_a_whole_batch_is_told_by_its_ledger(repository, shop):
     repository.finish(claim)
     # Then its ledger has one line per event, in order, with ids that tell of what
     with shop.engine.connect() as connection:
-        lines = connection.execute(text("SELECT event_id, d_reserved, d_spent FROM ledger ORDER BY id")).all()
+        lines = connection.execute(
+            text("SELECT event_id, from_side, to_side, micro_usd FROM ledger ORDER BY id")
+        ).all()
     first, second = (job.job_id for job in claim.jobs)
     assert [tuple(line) for line in lines] == [
-        (f"reserve:{claim.microbatch_id}", 130, 0),
-        (f"settle:{first}", -60, 60),
-        (f"release:{first}", -5, 0),
-        (f"release:{second}", -65, 0),
+        (f"grant:batch:{batch_id}/total", "owner", "available", 1_000),
+        (f"reserve:{claim.microbatch_id}", "available", "reserved", 130),
+        (f"settle:{first}", "reserved", "spent", 60),
+        (f"release:{first}", "reserved", "available", 5),
+        (f"release:{second}", "reserved", "available", 65),
     ]
-
-
-def test_accounts_come_in_the_order_in_which_they_are_locked():
-    assert accounts_of("b", budget_id=None, period=None) == (batch_account("b"),)
-    both = accounts_of("b", budget_id="a", period="1")
-    assert both == tuple(sorted(both))
-    assert len(both) == 2
 
 
 def test_the_database_itself_refuses_to_overspend(shop):
@@ -99,7 +101,7 @@ def test_the_database_itself_refuses_to_overspend(shop):
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE ledger SET d_spent = 0",
+        "UPDATE ledger SET micro_usd = 0",
         "DELETE FROM ledger",
         "UPDATE outcome SET state = 'failed'",
         "DELETE FROM outcome",

@@ -9,11 +9,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import IntegrityError
 
+from db.audit import check_invariants
 from db.models import metadata
 from db.repository import Repository
 from db.session import _migrate, check_schema, downgrade, make_engine, transaction, upgrade
-from routet2i.errors import SchemaMismatch, ServiceUnavailable
+from routet2i.contracts import JobOutcome, JobState
+from routet2i.errors import RouteT2IError, SchemaMismatch, ServiceUnavailable
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -58,6 +61,105 @@ def test_what_an_older_program_wrote_is_still_there_after_the_upgrade(empty):
     with empty.connect() as connection:
         assert connection.execute(text("SELECT lim, reserved, spent FROM budget")).all() == [(100, 20, 30)]
     assert Repository(empty).predictors() == []
+
+
+# A home of schema 0003: one batch in an hour of its deployment; of its three jobs one is done at 60 of 65
+# micro-USD, and two are in the parts of a microbatch that was split, claimed and ready.
+AT_0003 = """
+INSERT INTO batch VALUES('b', 'default', 'k', 'h', 'n', 'open', 3, 0, 3, 0);
+INSERT INTO budget VALUES('batch:b', 'total', 500, 130, 60);
+INSERT INTO budget VALUES('deployment:default', '3600', 1000, 130, 60);
+INSERT INTO decision_window VALUES('w', NULL, 'p', 'c', '1', 3, 0, 0, 500, 7, 0);
+INSERT INTO microbatch VALUES('m', 'b', 'w', 'cloud', 64, 64, 'split', 2, NULL, 'a', 0, 1, 2,
+                              'deployment:default', '3600', 0, NULL, 0, 0);
+INSERT INTO microbatch VALUES('m1', 'b', 'w', 'cloud', 64, 64, 'claimed', 1, 1, 'a', 0, 1, 2,
+                              'deployment:default', '3600', 65, 'm', 0, NULL);
+INSERT INTO microbatch VALUES('m2', 'b', 'w', 'cloud', 64, 64, 'ready', 0, NULL, NULL, NULL, 0, 2,
+                              'deployment:default', '3600', 65, 'm', 0, NULL);
+INSERT INTO job VALUES('j0', 'b', 1, 'c0', 'p', NULL, 1, NULL, NULL, 1, 0, NULL, 0, NULL, 0, 'done', 'm', 0,
+                       NULL);
+INSERT INTO job VALUES('j1', 'b', 2, 'c1', 'p', NULL, 1, NULL, NULL, 1, 0, NULL, 0, NULL, 0, 'assigned',
+                       'm1', 0, NULL);
+INSERT INTO job VALUES('j2', 'b', 3, 'c2', 'p', NULL, 1, NULL, NULL, 1, 0, NULL, 0, NULL, 0, 'assigned',
+                       'm2', 0, NULL);
+INSERT INTO assignment VALUES('j0', 'w', 'cloud', 'r', 0.3, 0.4, 65, '{}', NULL);
+INSERT INTO assignment VALUES('j1', 'w', 'cloud', 'r', 0.3, 0.4, 65, '{}', NULL);
+INSERT INTO assignment VALUES('j2', 'w', 'cloud', 'r', 0.3, 0.4, 65, '{}', NULL);
+INSERT INTO attempt VALUES('j0', 'm', 1, 'a', 0, 1, NULL, NULL);
+INSERT INTO attempt VALUES('j1', 'm1', 1, 'a', 2, NULL, NULL, NULL);
+INSERT INTO outcome VALUES('j0', 'failed', 'cloud', 'm', 1, 60, 0.5, NULL, NULL, NULL, 'E', 'e', 1);
+INSERT INTO ledger VALUES(1, 'reserve:m', 'batch:b', 'total', 'reserve', 195, 0, 5);
+INSERT INTO ledger VALUES(2, 'reserve:m', 'deployment:default', '3600', 'reserve', 195, 0, 5);
+INSERT INTO ledger VALUES(3, 'settle:j0', 'batch:b', 'total', 'settle', -60, 60, 6);
+INSERT INTO ledger VALUES(4, 'settle:j0', 'deployment:default', '3600', 'settle', -60, 60, 6);
+INSERT INTO ledger VALUES(5, 'release:j0', 'batch:b', 'total', 'release', -5, 0, 6);
+INSERT INTO ledger VALUES(6, 'release:j0', 'deployment:default', '3600', 'release', -5, 0, 6)
+"""
+
+
+def read(engine, statement):
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def test_money_under_way_survives_the_budgets_migration_up_and_down(empty):
+    # Given a home of schema 0003 with work in flight
+    _migrate(empty, lambda config: command.upgrade(config, "0003"))
+    with transaction(empty) as connection:
+        for statement in AT_0003.split(";"):
+            connection.execute(text(statement))
+    sums = read(empty, "SELECT id, period, lim, reserved, spent FROM budget ORDER BY id")
+    lines = read(empty, "SELECT * FROM ledger ORDER BY id")
+    microbatches = (
+        "SELECT id, period_budget_id, period, reserved_left, state, parent_id FROM microbatch ORDER BY id"
+    )
+    before = read(empty, microbatches)
+    # When it is upgraded
+    upgrade(empty)
+    # Then all sums are what they were, every promise holds, and the old lines come first
+    assert read(empty, "SELECT id, period, lim, reserved, spent FROM budget ORDER BY id") == sums
+    assert check_invariants(empty) == []
+    assert read(empty, "SELECT id, event_id FROM ledger ORDER BY id")[:6] == [line[:2] for line in lines]
+    # When it goes down and up again
+    _migrate(empty, lambda config: command.downgrade(config, "0003"))
+    assert read(empty, "SELECT * FROM ledger ORDER BY id") == lines
+    assert read(empty, microbatches) == before
+    assert read(empty, "SELECT id, period, lim, reserved, spent FROM budget ORDER BY id") == sums
+    upgrade(empty)
+    check_schema(empty)
+    # Then the work goes on, and both accounts are charged
+    repository = Repository(empty)
+    claim = repository.poll(tier="cloud", worker="a", lease_seconds=45)
+    outcome = JobOutcome(
+        job_id="j2", state=JobState.FAILED, micro_usd=65, error_class="GenerationFailed", error="no picture"
+    )
+    assert repository.record(claim, [outcome])
+    assert repository.finish(claim)
+    repository.sweep(resend_seconds=30, max_deaths=2, heartbeat_seconds=5)
+    assert read(empty, "SELECT id, reserved, spent FROM budget ORDER BY id") == [
+        ("batch:b", 0, 125),
+        ("deployment:default", 0, 125),
+    ]
+    assert check_invariants(empty) == []
+
+
+def test_a_migration_that_fails_leaves_everything_and_checks_keys_again(tmp_path):
+    # Given a home of schema 0003 in which a job points nowhere, as only a hand can make it
+    engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'routet2i.db'}")
+    _migrate(engine, lambda config: command.upgrade(config, "0003"))
+    with engine.connect() as connection:
+        raw = connection.connection.dbapi_connection
+        raw.execute("PRAGMA foreign_keys=OFF")
+        raw.execute("INSERT INTO rejected VALUES('nobody', 1, 'r', 'r', 'h')")
+        raw.execute("PRAGMA foreign_keys=ON")
+    # When it is upgraded
+    with pytest.raises(RouteT2IError, match="1 references"):
+        upgrade(engine)
+    # Then nothing was done, and keys are checked as before
+    assert read(engine, "SELECT version_num FROM alembic_version") == [("0003",)]
+    with pytest.raises(IntegrityError), transaction(engine) as connection:
+        connection.execute(text("INSERT INTO rejected VALUES('nobody', 2, 'r', 'r', 'h')"))
+    engine.dispose()
 
 
 def test_the_migrated_schema_equals_the_tables_in_models(engine):

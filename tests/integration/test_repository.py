@@ -20,17 +20,25 @@ from db.audit import check_invariants, rejections
 from db.repository import Repository
 from db.session import reading
 from routet2i.contracts import (
+    BudgetPolicy,
     Claim,
     GenerationRequest,
     JobState,
-    PeriodBudget,
+    Purse,
     Rejection,
+    Scope,
     WindowPlan,
     new_id,
 )
 from routet2i.errors import Conflict, LeaseLost, NotFound, RouteT2IError
 
 # ---------------------------------------------------------------- intake
+
+
+def hour(limit: int) -> Purse:
+    """A limit of the environment for the deployment's first hour."""
+    policy = BudgetPolicy(scope=Scope.DEPLOYMENT, name="default", span="3600s", limit_micro_usd=limit)
+    return Purse(policy=policy, now_ms=0)
 
 
 def open_batch(repository: Repository, *, body="b", key="k", budget=None):
@@ -212,9 +220,8 @@ def test_the_allocator_may_defer_jobs_itself(repository, shop):
 def test_a_period_budget_binds_several_batches_together(repository, shop):
     # Given two rich batches and a deployment that may spend 100 in this hour
     one, two = shop.submit(1), shop.submit(1)
-    hour = PeriodBudget(budget_id="deployment:default", period="495000", limit_micro_usd=100)
     # When both want 65
-    window = shop.window(price=65, fallback_price=9, period=hour)
+    window = shop.window(price=65, fallback_price=9, purse=hour(100))
     # Then the second one falls back, and both are posted to both budgets
     assert (window.assigned, window.fallback) == (2, 1)
     assert shop.read("SELECT reserved FROM budget WHERE id = 'deployment:default'") == 74
@@ -600,7 +607,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         self.batches: list[str] = []
         self.claims: list[Claim] = []  # old ones too: zombies go on writing
         self.plans: list[WindowPlan] = []
-        self.hour = PeriodBudget(budget_id="deployment:default", period="1", limit_micro_usd=900)
+        self.hour = hour(900)
 
     @initialize(jobs=st.integers(2, 6), pictures=st.integers(1, 2), size=st.integers(1, 4))
     def begin(self, jobs, pictures, size):
@@ -619,10 +626,10 @@ class RepositoryMachine(RuleBasedStateMachine):
     @rule(size=st.integers(1, 4), limit=st.integers(1, 8), with_period=st.booleans())
     def window(self, size, limit, with_period):
         self.shop.change("UPDATE job SET not_before_ms = 0 WHERE state = 'queued'")
-        work = self.repository.open_window(limit=limit)
+        purse = self.hour if with_period else Purse()
+        work = self.repository.open_window(limit=limit, purse=purse)
         if work is not None:
-            period = self.hour if with_period else None
-            plan = self.shop.plan(work, size=size, price=65, fallback_price=9, period=period)
+            plan = self.shop.plan(work, size=size, price=65, fallback_price=9, purse=purse)
             self.repository.record_window(plan)
             self.plans.append(plan)
 

@@ -10,8 +10,10 @@ from db import audit
 from db.session import transaction
 from routet2i.contracts import (
     SHADOW_REASON,
+    BudgetPolicy,
     JobState,
-    PeriodBudget,
+    Purse,
+    Scope,
     ShadowPlan,
     ShadowTier,
     TierKind,
@@ -42,10 +44,8 @@ def shadows(*, share=1.0, drawn=(), limit=10_000, key="default:0", **changes):
 
 def record(shop, *, drawn=None, **options):
     """Record a window of all that waits; `drawn` = positions of the jobs that chance has hit, default all."""
-    plan_options = {
-        name: options.pop(name) for name in ("tier", "price", "period", "size") if name in options
-    }
-    work = shop.repository.open_window(limit=1_000)
+    plan_options = {name: options.pop(name) for name in ("tier", "price", "purse", "size") if name in options}
+    work = shop.repository.open_window(limit=1_000, purse=plan_options.get("purse", Purse()))
     hit = [job.job_id for i, job in enumerate(work.jobs) if drawn is None or i in drawn]
     plan = replace(shop.plan(work, **plan_options), shadows=shadows(drawn=hit, **options))
     shop.repository.record_window(plan)
@@ -164,8 +164,8 @@ def test_a_job_cannot_have_two_shadows(shop):
 def test_shadows_spend_their_own_money_only(shop):
     # Given a batch and a deployment with limits of their own
     batch_id = shop.submit(2, budget=2 * CLOUD)
-    period = PeriodBudget(budget_id="deployment:default", period="0", limit_micro_usd=1_000)
-    record(shop, period=period)
+    policy = BudgetPolicy(scope=Scope.DEPLOYMENT, name="default", span="3600s", limit_micro_usd=1_000)
+    record(shop, purse=Purse(policy=policy))
     finish_all(shop)
     # Then the user's batch and the deployment paid for the user's pictures, and the shadows for themselves
     assert shop.money(batch_id) == (0, 2 * CLOUD)

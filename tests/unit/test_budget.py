@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routet2i.contracts import Funds
-from scheduler.budget import allowance, allowances, period_budget
+from routet2i.contracts import Account, Funds
+from scheduler.budget import allowance, allowances, purse_of
 
 MONEY = st.integers(0, 10**9)
 
@@ -71,16 +71,34 @@ def test_no_limit_is_no_limit():
     )
 
 
+PERIOD = Account(budget_id="deployment:d", period="0")
+
+
+def account(budget_id):
+    return Account(budget_id=budget_id, period="total")
+
+
+def shared(own, *, pictures, edge_price, outer):
+    """Return the allowances of batches that all draw on the same outer accounts as well."""
+    accounts = {account(name): one for name, one in own.items()} | outer
+    chains = {name: (account(name), *outer) for name in own}
+    return allowances(accounts, chains, pictures=pictures, edge_price=edge_price)
+
+
 @given(
     st.lists(st.tuples(funds(limited=False), st.integers(1, 500)), min_size=1, max_size=5),
-    funds(),
+    st.lists(funds(), min_size=1, max_size=3),
     st.integers(0, 1000),
 )
-def test_all_batches_together_stay_within_the_period_and_each_within_its_own(batches, period, edge_price):
+def test_all_batches_together_stay_within_every_account_and_each_within_its_own(batches, outer, edge_price):
+    # Given batches that share some accounts
     own = {f"b{i}": one for i, (one, _) in enumerate(batches)}
     pictures = {f"b{i}": min(wanted, one.queued_pictures) for i, (one, wanted) in enumerate(batches)}
-    granted = allowances(own, pictures=pictures, edge_price=edge_price, period=period)
-    assert sum(granted.values()) <= period.limit - period.reserved - period.spent
+    common = {account(f"client:{i}"): one for i, one in enumerate(outer)}
+    # When a window's money is divided
+    granted = shared(own, pictures=pictures, edge_price=edge_price, outer=common)
+    # Then no account is asked for more than it has
+    assert sum(granted.values()) <= min(one.limit - one.reserved - one.spent for one in outer)
     for batch, amount in granted.items():
         alone = allowance(own[batch], pictures=pictures[batch], edge_price=edge_price)
         assert amount >= 0
@@ -90,30 +108,43 @@ def test_all_batches_together_stay_within_the_period_and_each_within_its_own(bat
 def test_the_periods_money_pays_every_batchs_edge_price_first():
     # Given two batches without a limit and 100 pictures each, and 3,000 for the period
     own = {name: Funds(limit=None, reserved=0, spent=0, queued_pictures=100) for name in "ab"}
-    period = Funds(limit=3000, reserved=0, spent=0, queued_pictures=0)
+    pictures = {"a": 100, "b": 100}
+    period = Funds(limit=3000, reserved=0, spent=0, queued_pictures=200)
     # When both want all of it, each gets its edge price and half of the rest
-    assert allowances(own, pictures={"a": 100, "b": 100}, edge_price=10, period=period) == {
-        "a": 1500,
-        "b": 1500,
-    }
+    assert shared(own, pictures=pictures, edge_price=10, outer={PERIOD: period}) == {"a": 1500, "b": 1500}
     # When there is less than the edge price, the first batch comes first
-    less = Funds(limit=1200, reserved=0, spent=0, queued_pictures=0)
-    assert allowances(own, pictures={"a": 100, "b": 100}, edge_price=10, period=less) == {"a": 1000, "b": 200}
+    less = Funds(limit=1200, reserved=0, spent=0, queued_pictures=200)
+    assert shared(own, pictures=pictures, edge_price=10, outer={PERIOD: less}) == {"a": 1000, "b": 200}
 
 
-def test_without_a_period_limit_each_batch_has_its_own_allowance():
+def test_an_account_binds_only_the_batches_that_draw_on_it():
+    # Given two clients' batches without a limit, and a limit for the first client
+    none = Funds(limit=None, reserved=0, spent=0, queued_pictures=10)
+    client = account("client:one")
+    accounts = {
+        account("a"): none,
+        account("b"): none,
+        client: Funds(limit=30, reserved=0, spent=0, queued_pictures=10),
+    }
+    chains = {"a": (account("a"), client), "b": (account("b"),)}
+    # Then the other one is free
+    assert allowances(accounts, chains, pictures={"a": 10, "b": 10}, edge_price=1) == {"a": 30, "b": None}
+
+
+def test_without_an_outer_limit_each_batch_has_its_own_allowance():
     own = {"a": Funds(limit=100, reserved=0, spent=0, queued_pictures=1)}
-    for period in (None, Funds(limit=None, reserved=0, spent=0, queued_pictures=0)):
-        assert allowances(own, pictures={"a": 1}, edge_price=10, period=period) == {"a": 100}
+    unlimited = Funds(limit=None, reserved=0, spent=0, queued_pictures=1)
+    for outer in ({}, {PERIOD: unlimited}):
+        assert shared(own, pictures={"a": 1}, edge_price=10, outer=outer) == {"a": 100}
 
 
-def test_a_period_is_named_by_its_first_second():
-    first = period_budget(deployment="d", limit_micro_usd=5, seconds=3600, now=7200.0)
-    same = period_budget(deployment="d", limit_micro_usd=5, seconds=3600, now=10799.9)
-    following = period_budget(deployment="d", limit_micro_usd=5, seconds=3600, now=10800.0)
-    assert first == same
-    assert (first.budget_id, first.period, following.period) == ("deployment:d", "7200", "10800")
+def test_the_environments_limit_is_a_policy_of_the_deployment():
+    purse = purse_of(deployment="d", limit_micro_usd=5, seconds=3600, now=7200.5)
+    assert purse.now_ms == 7_200_500
+    assert purse.policy.budget_id == "deployment:d"
+    assert (purse.policy.span, purse.policy.limit_micro_usd) == ("3600s", 5)
 
 
-def test_no_limit_means_no_period_budget():
-    assert period_budget(deployment="d", limit_micro_usd=None, seconds=3600, now=0.0) is None
+def test_no_limit_of_the_environment_means_no_policy():
+    purse = purse_of(deployment="d", limit_micro_usd=None, seconds=3600)
+    assert (purse.deployment, purse.policy, purse.now_ms) == ("d", None, None)

@@ -76,6 +76,7 @@ def test_a_hint_names_the_program_as_this_shell_can_call_it(
     "command",
     [
         *((name,) for name in COMMANDS),
+        *(("budget", name) for name in ("show", "set", "ledger")),
         *(("db", name) for name in ("upgrade", "current")),
         *(
             ("predictor", name)
@@ -378,3 +379,107 @@ def test_no_csv_cell_begins_with_a_formula_sign(text: str) -> None:
     cell = safe_cell(text)
     assert not cell.startswith(FORMULA)
     assert cell.removeprefix("'") == text or cell == text
+
+
+# ---------------------------------------------------------------- budgets
+
+
+def shown(cli: Cli, *arguments: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(cli("budget", "show", *arguments, "--json").output)
+    return found
+
+
+def test_a_limit_is_set_shown_and_refused(ready: Cli, file: Path) -> None:
+    # Given a batch with a dollar and limits of client and deployment
+    ready("submit", str(file), "--budget", "1")
+    assert "no limit is set" not in ready("budget", "show").output
+    told = ready("budget", "set", "deployment", "--limit", "10", "--per", "day", "--carry", "all")
+    assert told.exit_code == Exit.OK, told.output
+    assert "deployment default: $10.00 per day" in told.output
+    capped = ("--per", "hour", "--carry", "capped", "--cap", "0.50", "--reason", "try out")
+    assert ready("budget", "set", "client", "ann", "--limit", "2.50", *capped).exit_code == Exit.OK
+    # When budgets are shown
+    found = shown(ready)
+    # Then all three stand there, outermost first
+    assert [(one["scope"], one["name"], one["span"], one["limit_micro_usd"]) for one in found[:2]] == [
+        ("deployment", "default", "day", 10_000_000),
+        ("client", "ann", "hour", 2_500_000),
+    ]
+    assert (found[2]["scope"], found[2]["limit_micro_usd"], found[2]["resets_at"]) == (
+        "batch",
+        1_000_000,
+        None,
+    )
+    assert found[1]["reason"] == "try out"
+    assert (found[1]["carry"], found[1]["cap_micro_usd"]) == ("capped", 500_000)
+    assert [one["scope"] for one in shown(ready, "batch", "last")] == ["batch"]
+    assert "$2.50" in ready("budget", "show", "client").output
+    # And a batch's own limit can be raised
+    assert ready("budget", "set", "batch", "last", "--limit", "4").exit_code == Exit.OK
+    assert shown(ready, "batch", "last")[0]["free_micro_usd"] == 4_000_000
+
+
+def test_the_environments_limit_is_shown_beside_the_others(
+    ready: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUTET2I_BUDGET_MICRO_USD", "700000")
+    monkeypatch.setenv("ROUTET2I_BUDGET_PERIOD_SECONDS", "900")
+    (one,) = shown(ready)
+    assert (one["scope"], one["span"], one["limit_micro_usd"], one["free_micro_usd"]) == (
+        "deployment",
+        "900s",
+        700_000,
+        700_000,
+    )
+
+
+def test_without_any_limit_show_says_what_to_type(ready: Cli) -> None:
+    assert "budget set deployment --limit 10 --per day" in ready("budget", "show").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("client", "--limit", "1"), "say which client"),
+        (("client", "a/b", "--limit", "1"), "is no name"),
+        (("deployment", "--limit", "many"), "--limit 2.50"),
+        (("deployment", "--limit", "1", "--carry", "all"), "no next period"),
+        (("deployment", "--limit", "1", "--per", "day", "--carry", "capped"), "go together"),
+        (("deployment", "--limit", "1", "--per", "day", "--cap", "1"), "go together"),
+        (("batch", "nobody", "--limit", "1"), "nobody"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused(ready: Cli, arguments: tuple[str, ...], told: str) -> None:
+    refused = ready("budget", "set", *arguments)
+    assert refused.exit_code == Exit.USAGE
+    assert told in refused.stderr
+
+
+def test_a_limit_is_lifted_with_none(ready: Cli) -> None:
+    assert "nothing changed" in ready("budget", "set", "deployment", "--limit", "none").output
+    ready("budget", "set", "deployment", "--limit", "3")
+    assert "no limit per total" in ready("budget", "set", "deployment", "--limit", "none").output
+    assert shown(ready) == []
+
+
+def test_the_ledger_is_printed_as_table_lines_and_safe_csv(ready: Cli, file: Path, tmp_path: Path) -> None:
+    # Given a batch and a limit whose reason a spreadsheet would run
+    ready("submit", str(file), "--budget", "1")
+    ready("budget", "set", "deployment", "--limit", "3", "--reason", "=cmd()")
+    # When the ledger is asked for
+    lines = [json.loads(line) for line in ready("budget", "ledger", "--format", "jsonl").output.splitlines()]
+    # Then it has both grants, with who and why
+    assert [(one["kind"], one["from_side"], one["to_side"], one["usd"]) for one in lines] == [
+        ("grant", "owner", "available", 1.0),
+        ("grant", "owner", "available", 3.0),
+    ]
+    assert (lines[0]["who"], lines[1]["reason"]) == (None, "=cmd()")
+    # And the batch's alone, none of the future, and CSV that nothing runs
+    assert len(ready("budget", "ledger", "--batch", "last", "--format", "jsonl").output.splitlines()) == 1
+    assert ready("budget", "ledger", "--since", "2999-01-01", "--format", "jsonl").output == ""
+    output = tmp_path / "ledger.csv"
+    assert ready("budget", "ledger", "--format", "csv", "--output", str(output)).exit_code == Exit.OK
+    rows = list(csv.DictReader(io.StringIO(output.read_text())))
+    assert [row["reason"] for row in rows] == ["", "'=cmd()"]
+    assert [row["usd"] for row in rows] == ["1.000000", "3.000000"]
+    assert "owner" in ready("budget", "ledger").output

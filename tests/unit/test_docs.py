@@ -1,6 +1,7 @@
 """The README is held against the program: commands, settings, states, exit codes, files, targets, SQL."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def commands() -> dict[str, Any]:
 
 def test_every_command_is_in_the_readme_and_exists() -> None:
     # When commands are read from the README's table
-    named = set(re.findall(r"`routet2i ((?:(?:db|predictor) )?[a-z]+)[^`]*`", section("Commands")))
+    named = set(re.findall(r"`routet2i ((?:(?:budget|db|predictor) )?[a-z]+)[^`]*`", section("Commands")))
     # Then they are the program's
     assert named == set(commands())
 
@@ -47,13 +48,47 @@ def test_every_command_is_in_the_readme_and_exists() -> None:
 def test_every_option_that_the_readme_names_exists() -> None:
     # Given each row of the table of commands
     rows = re.findall(
-        r"^\| `routet2i ((?:(?:db|predictor) )?[a-z]+)[^`]*` \| (.*) \|$", section("Commands"), re.MULTILINE
+        r"^\| `routet2i ((?:(?:budget|db|predictor) )?[a-z]+)[^`]*` \| (.*) \|$",
+        section("Commands"),
+        re.MULTILINE,
     )
     # When its options are looked up
     for name, told in rows:
         known = {option for parameter in commands()[name].params for option in parameter.opts}
         # Then the command has them
         assert set(re.findall(r"--[a-z]+", told)) <= known, name
+
+
+def test_every_command_that_the_budget_page_names_exists_with_its_options() -> None:
+    # Given what the page for the person who pays tells to type
+    page = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
+    typed = re.findall(r"^routet2i (.*)$", page, re.MULTILINE)
+    typed += [" ".join(one.split()) for one in re.findall(r"`routet2i ([^`]*)`", page)]
+    assert len(typed) > 15
+    for line in typed:
+        # When it is looked up
+        words = line.split()
+        name = " ".join(words[: 2 if words[0] == "budget" else 1])
+        # Then the program knows the command, its options and its choices
+        command = commands()[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z]+", line)) <= known, line
+        command.make_context(name, [word.strip('"') for word in _words(line)[len(name.split()) :]])
+
+
+def _words(line: str) -> list[str]:
+    return shlex.split(line.replace("USD", "1"))
+
+
+def test_the_budget_pages_query_balances_on_an_empty_database(tmp_path: Path, sqlite_template: bytes) -> None:
+    file = tmp_path / "routet2i.db"
+    file.write_bytes(sqlite_template)
+    engine = make_engine(f"sqlite+pysqlite:///{file}")
+    page = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
+    (query,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    with reading(engine) as connection:
+        assert connection.execute(text(query)).all() == []
+    engine.dispose()
 
 
 def test_every_setting_is_in_the_readme_with_its_default_and_meaning() -> None:

@@ -125,7 +125,7 @@ def test_a_budget_below_the_edge_price_is_refused_before_anything_is_written(rep
     path.write_text(lines(4))
     with pytest.raises(BudgetTooSmall) as refused:
         run(repository, path, budget_micro_usd=35_999)
-    assert "$0.035999 does not cover 4 pictures at $0.009 each on tier edge; type --budget 0.036" in str(
+    assert "$0.035999 does not cover 4 pictures, which cost $0.036 on tier edge; type --budget 0.036" in str(
         refused.value
     )
     assert count(repository, "batch") == 0

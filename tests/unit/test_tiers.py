@@ -1,6 +1,10 @@
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routet2i.contracts import TierKind
 from routet2i.errors import TierError
@@ -33,6 +37,36 @@ def test_the_packaged_pair_is_complete() -> None:
     assert tiers["edge"].task_name == "routet2i.edge.generate"
 
 
+def test_a_price_grows_with_pictures_pixels_and_steps_unless_a_size_is_listed(tmp_path: Path) -> None:
+    # Given a tier of 4 steps that asks for 100 a picture, 3 a megapixel and step, and 7 for one listed size
+    more = 'steps = 4\nmicro_usd_per_megapixel_step = 3\nprices = {"512x512" = 7}\nseconds_per_image = 2'
+    edge = read_tiers(write(tmp_path, PAIR.replace("steps = 4", more, 1)))["edge"]
+    # Then its own size, a larger one and the listed one cost what is written, a part of a unit counts whole
+    assert edge.price(1) == 101
+    assert edge.price(2, width=1000, height=1000) == 2 * (100 + 12)
+    assert edge.price(3, width=512, height=512) == 3 * 7
+    # And it takes time in proportion to its pixels; a tier that says nothing of time has no answer
+    assert edge.seconds(3, width=128) == 3 * 2 * 2
+    assert read_tiers(write(tmp_path, PAIR))["cloud"].seconds(1) is None
+
+
+@given(
+    fixed=st.integers(0, 10**6), added=st.integers(0, 10**6), n=st.integers(1, 16), steps=st.integers(1, 100)
+)
+def test_a_price_is_a_whole_number_never_below_the_exact_one_and_by_less_than_one_a_picture_above(
+    fixed: int, added: int, n: int, steps: int
+) -> None:
+    tier = replace(
+        read_tiers(packaged("pocket"))["edge"],
+        micro_usd_per_image=fixed,
+        micro_usd_per_megapixel_step=added,
+        steps=steps,
+    )
+    price = tier.price(n, width=72, height=40)
+    exact = n * (fixed + Fraction(added * 72 * 40 * steps, 10**6))
+    assert exact <= price < exact + n
+
+
 @pytest.mark.parametrize("name", ["sd21-sd3", "turbo-sdxl"])
 def test_the_profiles_of_real_models_pin_commits_and_price_the_cloud_higher(name: str) -> None:
     tiers = read_tiers(packaged(name))
@@ -52,6 +86,14 @@ def test_several_tiers_of_a_kind_need_to_say_which_is_routed(tmp_path: Path) -> 
     with pytest.raises(TierError, match="which cloud tier is routed"):
         read_tiers(write(tmp_path, three))
     assert read_tiers(write(tmp_path, '[routing]\ncloud = "big"\n' + three)).cloud == "big"
+
+
+def test_the_pair_is_routed_or_every_tier_that_is_named(tmp_path: Path) -> None:
+    three = PAIR + TIER.format(name="mid", kind="cloud")
+    pair = '[routing]\ncloud = "cloud"\n'
+    assert read_tiers(write(tmp_path, pair + three)).routed == ("edge", "cloud")
+    named = pair + 'tiers = ["cloud", "mid", "edge"]\n'
+    assert read_tiers(write(tmp_path, named + three)).routed == ("edge", "mid", "cloud")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +121,11 @@ def test_a_tier_file_names_a_predictor_or_gets_the_one_for_natural_prompts(tmp_p
         ('predictor = ""', "before the first promotion"),
         ("predictor = 7", "before the first promotion"),
         ('predictor = "./nowhere"', "nowhere does not exist"),
-        ('predicter = "pocket"', "unknown key 'predicter'; known: edge, cloud, predictor"),
+        ('predicter = "pocket"', "unknown key 'predicter'; known: edge, cloud, tiers, predictor"),
+        ('tiers = ["edge", "fog", "cloud"]', "no tier 'fog'; known: edge, cloud"),
+        ('tiers = ["edge"]', "must name 'edge' and 'cloud' too"),
+        ('tiers = ["edge", "edge", "cloud"]', "list of different names"),
+        ('tiers = "edge"', "list of different names"),
     ],
 )
 def test_a_wrong_routing_table_is_refused(tmp_path: Path, head: str, words: str) -> None:
@@ -106,8 +152,8 @@ def test_a_hub_model_needs_a_pinned_commit(tmp_path: Path) -> None:
     [
         ("steps = 4", "", "needs steps"),
         ("steps = 4", "steps = 0", "from 1 to 1000"),
-        ("steps = 4", "steps = 4.0", "must be a int"),
-        ("steps = 4", "steps = true", "must be a int"),
+        ("steps = 4", "steps = 4.0", "must be a whole number"),
+        ("steps = 4", "steps = true", "must be a whole number"),
         ("width = 64", "width = 60", "multiple of 8"),
         ('kind = "edge"', 'kind = "fog"', "edge or cloud"),
         ("guidance = 1", "guidance = nan", "from 0 to 50"),
@@ -117,6 +163,10 @@ def test_a_hub_model_needs_a_pinned_commit(tmp_path: Path) -> None:
         ("steps = 4", 'steps = 4\nqueue = "a b"', "may hold"),
         ("pocket:edge", "./nowhere", "does not exist"),
         ("pocket:edge", "no slash", "OWNER/NAME"),
+        ("steps = 4", "steps = 4\nmicro_usd_per_megapixel_step = -1", "from 0 to"),
+        ("steps = 4", "steps = 4\nseconds_per_image = 0", "above 0"),
+        ("steps = 4", 'steps = 4\nprices = {"big" = 4}', "'big' is no size"),
+        ("steps = 4", 'steps = 4\nprices = {"64x64" = 0.5}', "whole number from 0"),
     ],
 )
 def test_a_wrong_value_is_refused_with_file_table_and_remedy(

@@ -1,0 +1,195 @@
+"""`preview`: what a file would cost and bring, before anything is submitted.
+
+It reads the file, asks the predictor, and prints; the plan itself is `scheduler.preview`. Nothing is drawn
+and no money is held.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from routet2i.contracts import GenerationRequest, Prediction
+from routet2i.errors import BudgetTooSmall, UsageError
+from scheduler.cli.batches import Json, micro_usd
+from scheduler.cli.networks import open_named
+from scheduler.cli.prompt_lines import PromptLines
+from scheduler.cli.session import read_settings, typed
+from scheduler.cli.show import as_json, console, money, shortened, table, write_line
+from scheduler.predictor.interface import Predictor
+from scheduler.predictor.yardsticks import yardstick_of
+from scheduler.preview import Cut, Plan, Preview, plan
+from scheduler.quality_curve import QualityCurve
+
+ASKED = 256  # prompts at once: a progress bar that moves, and little padding
+POINTS = 21  # of the curve on a terminal
+BAR = 30  # characters of a full bar
+PROMPT = 60  # characters of a prompt that are shown
+
+
+def preview(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or text file; - reads standard input.")],
+    budget: Annotated[
+        str | None, typer.Option(metavar="USD", help="Limit of the batch; none: no limit.")
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Instead of a budget: the cheapest that brings this share of all-cloud."
+        ),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Quality against money, with the knee.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw that curve into this PNG file.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a file would cost and bring: split, money, predicted quality, the job at the cut.
+
+    Quality is gain: how far predicted pictures are above the edge tier's, as a share of what all jobs on the
+    cloud tier would gain. The plan is the one that a submission with the same budget gets in one window.
+
+    Example: routet2i preview prompts.jsonl --budget 2.50
+    """
+    if budget is not None and quality is not None:
+        raise UsageError("--budget and --quality exclude each other; type one of them")
+    if quality is not None and not 0.0 < quality <= 1.0:
+        raise UsageError(f"--quality {quality:g} must be above 0 and at most 1; write e.g. --quality 0.95")
+    limit = None if budget is None else micro_usd(budget)
+    settings = read_settings(ctx)
+    tiers = settings.read_tiers()
+    lines = PromptLines(file, settings=settings)
+    requests = list(lines)
+    if not requests:
+        lines.exit_if_rejected()
+    predictor = open_named(None, settings=settings)
+    predictions = _ask(predictor, requests)
+    floor = sum(tiers[tiers.edge].price(one.n, width=one.width, height=one.height) for one in requests)
+    if limit is not None and limit < floor:
+        raise BudgetTooSmall(
+            f"the budget of {money(limit)} does not cover {len(requests)} jobs on tier {tiers.edge}; "
+            f"type --budget {money(floor).removeprefix('$')} or more"
+        )
+    made = plan(
+        requests,
+        predictions,
+        tiers=tiers,
+        yardstick=yardstick_of(predictor),
+        budget=limit,
+        quality=quality,
+    )
+    if plot is not None:
+        from scheduler.quality_plot import draw_curve
+
+        draw_curve(made.curve, plot, budget=made.preview.micro_usd, all_cloud=made.preview.gain_all_cloud)
+    if json:
+        points = [_point(made.curve, point, made.preview) for point in made.curve.sampled(POINTS)]
+        said = {"predictor": predictor.name, "version": predictor.version, "rejected": lines.rejected}
+        write_line(as_json(said | {"preview": made.preview} | ({"curve": points} if curve else {})))
+    else:
+        out = console()
+        _print(made, predictor=predictor, out=out)
+        if curve:
+            _print_curve(made, out=out)
+        out.print(
+            f"next: {typed(ctx)} submit {file} --budget {money(made.preview.micro_usd).removeprefix('$')}",
+            soft_wrap=True,
+        )
+    lines.exit_if_rejected()
+
+
+def _ask(predictor: Predictor, requests: Sequence[GenerationRequest]) -> list[Prediction]:
+    err = console(stderr=True)
+    predictions: list[Prediction] = []
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        bar = progress.add_task("predicting", total=len(requests))
+        for start in range(0, len(requests), ASKED):
+            part = requests[start : start + ASKED]
+            predictions += predictor.predict([one.prompt for one in part])
+            progress.update(bar, advance=len(part))
+    return predictions
+
+
+def _print(made: Plan, *, predictor: Predictor, out: Console) -> None:
+    one = made.preview
+    out.print(
+        table(
+            f"{one.jobs} jobs, {one.pictures} pictures, decided by {predictor.name} {predictor.version}",
+            columns=("tier", "jobs", "pictures", "cost", "device seconds"),
+            rows=[
+                (
+                    part.tier,
+                    part.jobs,
+                    part.pictures,
+                    money(part.micro_usd),
+                    None if part.seconds is None else round(part.seconds, 1),
+                )
+                for part in one.parts
+            ],
+        )
+    )
+    if one.metrics:
+        out.print(
+            table(
+                "Predicted quality, mean over jobs",
+                columns=("metric", "all edge", "this plan", "all cloud"),
+                rows=[
+                    (name, f"{means.edge:.3f}", f"{means.chosen:.3f}", f"{means.cloud:.3f}")
+                    for name, means in one.metrics.items()
+                ],
+            )
+        )
+    out.print(
+        f"cost     {money(one.micro_usd)} of {money(one.budget_micro_usd)} "
+        f"(least {money(one.floor_micro_usd)}, more than {money(one.ceiling_micro_usd)} changes nothing)\n"
+        f"quality  {_share(one.gain, one)} of what the cloud would gain, "
+        f"best plan {_share(one.gain_best, one)}",
+        soft_wrap=True,
+    )
+    for label, cut in (("last in ", one.last_bought), ("first out", one.first_refused)):
+        if cut is not None:
+            out.print(f"{label} {_cut(cut)}", soft_wrap=True)
+
+
+def _cut(cut: Cut) -> str:
+    return (
+        f"line {cut.line_no} {shortened(cut.custom_id, width=PROMPT)}: {cut.tier} for "
+        f"{money(cut.extra_micro_usd)} more, PRS {cut.prs:.3f}, {shortened(cut.prompt, width=PROMPT)!r}"
+    )
+
+
+def _share(gain: float, one: Preview) -> str:
+    """Return a gain as a share of all-cloud's; where that is none there is no share."""
+    return f"{gain / one.gain_all_cloud:.1%}" if one.gain_all_cloud > 0 else "no share"
+
+
+def _point(curve: QualityCurve, point: int, one: Preview) -> dict[str, object]:
+    gain = float(curve.gain[point])
+    return {
+        "micro_usd": int(curve.micro_usd[point]),
+        "gain": gain,
+        "share_of_all_cloud": gain / one.gain_all_cloud if one.gain_all_cloud > 0 else None,
+        "knee": point == curve.knee(),
+    }
+
+
+def _print_curve(made: Plan, *, out: Console) -> None:
+    curve, one = made.curve, made.preview
+    best = max(one.gain_best, 1e-300)
+    out.print(
+        table(
+            "Quality against money",
+            columns=("budget", "quality", "", ""),
+            rows=[
+                (
+                    money(int(curve.micro_usd[point])),
+                    _share(float(curve.gain[point]), one),
+                    "█" * round(BAR * float(curve.gain[point]) / best),
+                    "knee" if point == curve.knee() else "",
+                )
+                for point in curve.sampled(POINTS)
+            ],
+        )
+    )
