@@ -6,11 +6,12 @@ which then takes its fallback tier or stays queued.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from db import budgets, ledger, shadows
 from db.budgets import Chains
@@ -28,6 +29,7 @@ from routet2i.contracts import (
     Purse,
     RecordedWindow,
     Scope,
+    Waiting,
     WindowJob,
     WindowPlan,
     WindowWork,
@@ -52,8 +54,8 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
     batches = {row.batch_id for row in rows}
     queued = run(
         connection,
-        """SELECT batch_id, sum(n) AS pictures FROM job
-            WHERE state = 'queued' AND batch_id IN {IDS} GROUP BY batch_id""",
+        """SELECT batch_id, width, height, count(*) AS jobs, sum(n) AS pictures FROM job
+            WHERE state = 'queued' AND batch_id IN {IDS} GROUP BY batch_id, width, height""",
         {"ids": pack_ids(batches)},
     )
     chains = budgets.chains(connection, batches, purse=purse)
@@ -69,29 +71,31 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
             )
             for row in rows
         ),
-        accounts=_funds(connection, chains, pictures={row.batch_id: int(row.pictures) for row in queued}),
+        accounts=_funds(connection, chains),
+        waiting=_waiting(batches, queued.all()),
         chains=chains.accounts,
         now_ms=chains.now_ms,
     )
 
 
-def _funds(connection: Connection, chains: Chains, *, pictures: Mapping[str, int]) -> dict[Account, Funds]:
+def _funds(connection: Connection, chains: Chains) -> dict[Account, Funds]:
     """Read the money of all accounts; raises NotOpen."""
-    waiting: dict[Account, int] = defaultdict(int)
-    for batch_id, chain in chains.accounts.items():
-        for account in chain:
-            waiting[account] += pictures.get(batch_id, 0)
-    found = budgets.funds(connection, waiting)
+    accounts = {account for chain in chains.accounts.values() for account in chain}
+    found = budgets.funds(connection, accounts)
     chains.require(found)
     return {
-        account: Funds(
-            limit=found[account].lim,
-            reserved=found[account].reserved,
-            spent=found[account].spent,
-            queued_pictures=queued,
-        )
-        for account, queued in waiting.items()
+        account: Funds(limit=found[account].lim, reserved=found[account].reserved, spent=found[account].spent)
+        for account in sorted(accounts)
     }
+
+
+def _waiting(batches: Iterable[str], rows: Iterable[Row[Any]]) -> dict[str, tuple[Waiting, ...]]:
+    waiting: dict[str, list[Waiting]] = {batch: [] for batch in batches}
+    for row in rows:
+        waiting[row.batch_id].append(
+            Waiting(width=row.width, height=row.height, jobs=row.jobs, pictures=int(row.pictures))
+        )
+    return {batch: tuple(found) for batch, found in waiting.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -263,6 +263,13 @@ GUARDED_BY: Mapping[Scope, str] = {
     Scope.CLIENT: "client_budget_guard",
     Scope.DEPLOYMENT: "deployment_budget_guard",
 }
+SHORT_BY: Mapping[
+    Scope, str
+] = {  # reason of a job that a dearer tier would draw better, by whose money ended
+    Scope.BATCH: "cloud_money_short",
+    Scope.CLIENT: "client_money_short",
+    Scope.DEPLOYMENT: "deployment_money_short",
+}
 DEFERRED_BY: Mapping[Scope, str] = {
     Scope.BATCH: "budget",
     Scope.CLIENT: "client_budget",
@@ -321,12 +328,21 @@ class Purse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Funds:
-    """One account's money and what still waits for it, as a window reads them."""
+    """One account's money, as a window reads it."""
 
     limit: int | None  # micro-USD, carry-over included; None = unlimited
     reserved: int  # micro-USD held for assigned jobs
     spent: int  # micro-USD charged, or unknown
-    queued_pictures: int  # of all queued jobs of its batch; outer accounts: of this window's batches in it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """Queued jobs of one batch and one size, those of this window included."""
+
+    width: int | None  # pixels; None = the tier's own
+    height: int | None
+    jobs: int
+    pictures: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,6 +352,7 @@ class WindowWork:
     jobs: tuple[WindowJob, ...]  # highest priority first, then oldest
     accounts: Mapping[Account, Funds]  # all that the jobs draw on
     chains: Mapping[str, tuple[Account, ...]]  # batch id -> what it draws on: batch, clients', deployment's
+    waiting: Mapping[str, tuple[Waiting, ...]]  # batch id -> what is queued in it
     now_ms: int  # when it was read, by the database's clock
 
     @property

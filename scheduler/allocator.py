@@ -1,9 +1,7 @@
-"""Choose a tier for each job of a window, and group the choices into microbatches.
+"""The reasons of assignments in words, and how assignments become microbatches.
 
-Pure: predictions and an allowance come in as arguments, assignments with reasons go out. It knows no clock,
-no database and no queue, and it permits nothing: the ledger may still refuse what is proposed here.
-Two routed tiers: a job goes to the cloud iff its predicted PRS is below alpha, and alpha is at most 1/2, so
-a job predicted better on the edge stays there even if money is left.
+Pure. Which tier a job gets is decided in `scheduler.deciding`; here is what people read of it and what
+workers get of it. It knows no clock, no database and no queue.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +11,9 @@ from routet2i.contracts import (
     DEFERRED_BY,
     GUARDED_BY,
     SHADOW_REASON,
+    SHORT_BY,
     Assignment,
     Microbatch,
-    Prediction,
     Scope,
     WindowJob,
     new_id,
@@ -26,14 +24,23 @@ CAP = 0.5  # of alpha: at this PRS the tiers are equal
 
 BETTER_ON_CLOUD = "predicted_better_on_cloud"
 BETTER_ON_EDGE = "predicted_better_on_edge"
-CLOUD_MONEY_SHORT = "cloud_money_short"
+PREDICTED_BEST = "predicted_best"
 BUDGET_GUARD = GUARDED_BY[Scope.BATCH]
 BUDGET = DEFERRED_BY[Scope.BATCH]
 
 REASONS: Mapping[str, str] = {
     BETTER_ON_CLOUD: "the cloud tier was predicted to draw it better, and the budget allowed it",
     BETTER_ON_EDGE: "the edge tier was predicted to draw it as well or better",
-    CLOUD_MONEY_SHORT: "the cloud tier was predicted to draw it better, but other jobs gain more per dollar",
+    PREDICTED_BEST: "this tier was predicted to draw it best, and the budget allowed it",
+    SHORT_BY[
+        Scope.BATCH
+    ]: "a dearer tier was predicted to draw it better, but other jobs gain more per dollar",
+    SHORT_BY[Scope.CLIENT]: (
+        "a dearer tier was predicted to draw it better, but the client's other jobs gain more per dollar"
+    ),
+    SHORT_BY[Scope.DEPLOYMENT]: (
+        "a dearer tier was predicted to draw it better, but others' jobs gain more per dollar"
+    ),
     BUDGET_GUARD: "the ledger refused the price of the chosen tier, so the cheaper tier draws it",
     "client_budget_guard": "the client's budget could not pay the chosen tier, so the cheaper one draws it",
     "deployment_budget_guard": (
@@ -44,20 +51,6 @@ REASONS: Mapping[str, str] = {
     "client_budget": "the client's budget does not cover even the edge tier now; it waits for money",
     "deployment_budget": "the deployment's budget does not cover even the edge tier now; it waits for money",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What is proposed for the jobs of one batch in one window; every job is in exactly one of the two."""
-
-    assignments: tuple[Assignment, ...]  # in the order of the jobs
-    deferred: tuple[tuple[str, str], ...]  # (job id, reason code)
-    threshold: float  # alpha, [0, 0.5]
-
-    @property
-    def micro_usd(self) -> int:
-        """Return what all assignments cost together."""
-        return sum(assignment.micro_usd for assignment in self.assignments)
 
 
 def share_alpha(prs: Sequence[float], *, share: float) -> float:
@@ -72,88 +65,6 @@ def share_alpha(prs: Sequence[float], *, share: float) -> float:
     if count >= len(prs):
         return CAP
     return min(CAP, sorted(prs)[count])
-
-
-def alpha(prs: Sequence[float], *, extra: Sequence[int], spare: int | None) -> float:
-    """Return the largest alpha in [0, 1/2] at which all jobs with PRS < alpha can be paid.
-
-    Jobs with equal PRS are all below alpha or none is, so ties can never overspend and the order of the jobs
-    does not matter.
-
-    Args:
-        prs: predicted PRS per job, [0, 1].
-        extra: what each job costs more on the cloud than on the edge, in micro-dollars.
-        spare: money above the edge price of all jobs; None = no limit.
-    Source: routing.md section 5, budget form, for unequal costs as in section 10.
-    """
-    if spare is None:
-        return CAP
-    totals: dict[float, int] = {}
-    for value, cost in zip(prs, extra, strict=True):
-        if value < CAP:
-            totals[value] = totals.get(value, 0) + cost
-    for value in sorted(totals):
-        spare -= totals[value]
-        if spare < 0:
-            return value
-    return CAP
-
-
-def assign(
-    jobs: Sequence[WindowJob], predictions: Sequence[Prediction], *, tiers: Tiers, allowance: int | None
-) -> Decision:
-    """Choose a tier for each job of one batch, within the allowance, or defer it.
-
-    The edge price of every job comes first, in the given order; a job that does not fit is deferred with the
-    reason 'budget'. Only if all fit, the rest of the allowance buys cloud pictures, lowest PRS first.
-
-    Args:
-        jobs: of one batch, oldest first.
-        predictions: one per job.
-        tiers: the routed pair with its prices.
-        allowance: micro-dollars this window may spend for the batch, >= 0; None = no limit.
-    Returns:
-        A decision whose micro_usd is at most the allowance.
-    """
-    edge, cloud = tiers[tiers.edge], tiers[tiers.cloud]
-    left = allowance
-    taken: list[tuple[WindowJob, Prediction]] = []
-    deferred: list[tuple[str, str]] = []
-    for job, prediction in zip(jobs, predictions, strict=True):
-        price = _price(edge, job)
-        if left is not None and price > left:
-            deferred.append((job.job_id, BUDGET))
-            continue
-        if left is not None:
-            left -= price
-        taken.append((job, prediction))
-    threshold = alpha(
-        [prediction.prs for _, prediction in taken],
-        extra=[_price(cloud, job) - _price(edge, job) for job, _ in taken],
-        spare=0 if deferred else left,
-    )
-    assignments = tuple(
-        _choose(job, prediction, edge=edge, cloud=cloud, threshold=threshold) for job, prediction in taken
-    )
-    return Decision(assignments=assignments, deferred=tuple(deferred), threshold=threshold)
-
-
-def _choose(
-    job: WindowJob, prediction: Prediction, *, edge: TierProfile, cloud: TierProfile, threshold: float
-) -> Assignment:
-    if prediction.prs < threshold:
-        tier, reason = cloud, BETTER_ON_CLOUD
-    else:
-        tier, reason = edge, BETTER_ON_EDGE if prediction.prs >= CAP else CLOUD_MONEY_SHORT
-    return Assignment(
-        job_id=job.job_id,
-        tier=tier.name,
-        reason=reason,
-        prs=prediction.prs,
-        threshold=threshold,
-        micro_usd=_price(tier, job),
-        scores=prediction.scores,
-    )
 
 
 def _price(tier: TierProfile, job: WindowJob) -> int:

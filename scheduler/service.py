@@ -7,14 +7,13 @@ window from closing. It knows neither SQL nor how a prediction or a choice is ma
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Protocol
 
 import structlog
 
 from db.pairs import ShadowPair
 from routet2i.contracts import (
-    Assignment,
     Purse,
     RecordedWindow,
     SweepReport,
@@ -27,16 +26,19 @@ from routet2i.errors import LeaseLost, ServiceUnavailable
 from routet2i.heartbeat import HEARTBEAT_SECONDS, LIVE_SECONDS
 from routet2i.settings import Settings
 from routet2i.tiers import Tiers
-from scheduler.allocator import assign, pack
-from scheduler.budget import allowances, purse_of
+from scheduler.allocation.market import Market
+from scheduler.allocator import pack
+from scheduler.budget import purse_of
 from scheduler.comparison import compare
+from scheduler.deciding import decide_window
 from scheduler.dispatch import Outbox, Publish, send_ready
 from scheduler.drift import Drift
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 from scheduler.shadows import plan_shadows
 
-POLICY = "threshold"  # name of the allocator's rule, stored with each window
+POLICY = "bid_price"  # name of the allocator's rule, stored with each window
+MARKETS = 256  # budgets whose bid price is remembered; 0.3 MB each
 TTL_SECONDS = 15.0  # of the leader's lease (reliability.md, section 6)
 RENEW_SECONDS = 5.0  # two renewals may fail before the lease ends
 TRUST_SECONDS = TTL_SECONDS - 3.0  # after a renewal began: a margin for clocks and a slow answer
@@ -103,12 +105,14 @@ def run_window(
     settings: Settings,
     term: int | None,
     now: float | None = None,
+    markets: MutableMapping[str, Market] | None = None,
 ) -> RecordedWindow | None:
     """Run one decision round: open, predict, assign, pack, record.
 
     Args:
         term: of the leader that decides; None = nobody leads (tests, one-off runs).
         now: Unix time in seconds that names the budget periods; None = the database's clock.
+        markets: what budgets remember from window to window; changed. None = nothing is remembered.
     Returns:
         What became of the plan, or None if no job waits.
     Raises:
@@ -124,7 +128,7 @@ def run_window(
     work = repository.open_window(limit=settings.window_jobs, purse=purse)
     if work is None:
         return None
-    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, purse=purse)
+    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, purse=purse, markets=markets)
     recorded = repository.record_window(plan)
     _log.info(
         "window",
@@ -146,42 +150,34 @@ def decide(
     settings: Settings,
     term: int | None,
     purse: Purse,
+    markets: MutableMapping[str, Market] | None = None,
 ) -> WindowPlan:
-    """Return the plan for one window; touches nothing.
+    """Return the plan for one window; of what it is given it changes the markets alone.
 
-    Each batch is decided by itself, under its own allowance and with its own threshold.
+    Args:
+        markets: budget id -> what its bid price remembers of earlier windows; None = nothing.
     """
     started = time.perf_counter_ns()
-    predictions = dict(
-        zip(
-            (job.job_id for job in work.jobs),
-            predictor.predict([job.prompt for job in work.jobs]),
-            strict=True,
-        )
+    markets = {} if markets is None else markets
+    decision = decide_window(
+        work,
+        predictor.predict([job.prompt for job in work.jobs]),
+        tiers=tiers,
+        yardstick=yardstick_of(predictor),
+        markets=markets,
     )
-    jobs = {batch: [job for job in work.jobs if job.batch_id == batch] for batch in _batches(work)}
-    money = allowances(
-        work.accounts,
-        work.chains,
-        pictures={batch: sum(job.n for job in own) for batch, own in jobs.items()},
-        edge_price=tiers[tiers.edge].micro_usd_per_image,
-    )
-    assignments: dict[str, Assignment] = {}
-    deferred: list[tuple[str, str]] = []
-    for batch, own in jobs.items():
-        decision = assign(own, [predictions[job.job_id] for job in own], tiers=tiers, allowance=money[batch])
-        assignments |= {assignment.job_id: assignment for assignment in decision.assignments}
-        deferred += decision.deferred
-    in_order = [assignments[job.job_id] for job in work.jobs if job.job_id in assignments]
+    _remember(markets, decision.markets)
     return WindowPlan(
         window_id=new_id(),
-        microbatches=pack(in_order, work.jobs, tiers=tiers, microbatch_jobs=settings.microbatch_jobs),
+        microbatches=pack(
+            decision.assignments, work.jobs, tiers=tiers, microbatch_jobs=settings.microbatch_jobs
+        ),
         policy=POLICY,
         predictor_name=predictor.name,
         predictor_version=predictor.version,
-        available_micro_usd=_total(money),
+        available_micro_usd=decision.available,
         solve_us=(time.perf_counter_ns() - started) // 1000,
-        deferred=tuple(deferred),
+        deferred=decision.deferred,
         leader_term=term,
         purse=purse,
         shadows=plan_shadows(
@@ -194,18 +190,13 @@ def decide(
     )
 
 
-def _batches(work: WindowWork) -> list[str]:
-    return list(dict.fromkeys(job.batch_id for job in work.jobs))
-
-
-def _total(money: Mapping[str, int | None]) -> int | None:
-    """Return the sum; None if one batch has no limit."""
-    total = 0
-    for amount in money.values():
-        if amount is None:
-            return None
-        total += amount
-    return total
+def _remember(markets: MutableMapping[str, Market], seen: Mapping[str, Market]) -> None:
+    """Keep what budgets remember, those of this window last; forget the ones that are longest unused."""
+    for budget_id, market in seen.items():
+        markets.pop(budget_id, None)
+        markets[budget_id] = market
+    for budget_id in list(markets)[:-MARKETS]:
+        del markets[budget_id]
 
 
 def sweep(repository: Sweeps, *, settings: Settings) -> SweepReport:
@@ -273,6 +264,7 @@ class Scheduler:
         self._publish = publish
         self._holder = holder  # unique among schedulers, e.g. scheduler@host:pid
         self._clock = clock
+        self._markets: dict[str, Market] = {}  # lost with the process: a successor reads them off its windows
         self._term: int | None = None
         self._trusted_until = 0.0  # by `clock`
         self._work_ready = threading.Event()  # wakes the dispatcher
@@ -357,6 +349,7 @@ class Scheduler:
             tiers=self._tiers,
             settings=self._settings,
             term=self._term,
+            markets=self._markets,
         )
         if recorded is None:
             return self._settings.window_seconds

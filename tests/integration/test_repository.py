@@ -163,7 +163,7 @@ def test_a_window_takes_priority_first_then_age_and_tells_the_money(repository, 
     assert [job.prompt for job in work.jobs[1:3]] == ["1 red circles", "2 red circles"]
     assert work.funds[old].limit == 1_000
     assert work.funds[young].limit is None
-    assert work.funds[young].queued_pictures == 3
+    assert sum(group.pictures for group in work.waiting[young]) == 3
 
 
 def test_a_recorded_window_reserves_and_assigns_and_may_be_repeated(repository, shop):

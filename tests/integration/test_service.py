@@ -170,7 +170,7 @@ def test_a_window_is_recorded_with_reasons_threshold_and_predictor(repository, t
     assert rows(
         repository,
         "SELECT policy, predictor_name, predictor_version, available_micro_usd FROM decision_window",
-    ) == [("threshold", "by_number", "test", 96_000)]
+    ) == [("bid_price", "by_number", "test", 96_000)]
 
 
 def test_money_that_one_window_leaves_is_spent_by_the_next(repository, tmp_path):
@@ -188,7 +188,7 @@ def test_each_batch_of_a_window_has_its_own_threshold(repository, tmp_path):
     window(repository)
     assert sorted({(tier, threshold) for tier, _, _, threshold in decisions(repository)}) == [
         ("cloud", 0.5),
-        ("edge", 0.1),
+        ("edge", pytest.approx(0.1)),
     ]
 
 
@@ -214,7 +214,8 @@ def test_a_deployments_budget_defers_jobs_until_its_next_period(repository, tmp_
     first = window(repository, now=10.0, **limits)
     # Then three are drawn on the edge, and two wait for money
     assert (first.assigned, first.deferred) == (3, 2)
-    assert rows(repository, "SELECT defer_reason FROM job WHERE state = 'queued'") == [("budget",)] * 2
+    waiting = rows(repository, "SELECT defer_reason FROM job WHERE state = 'queued'")
+    assert waiting == [("deployment_budget",)] * 2
     assert {tier for tier, *_ in decisions(repository)} == {"edge"}
     # When they come up again in the same hour, they go on waiting
     waiting = []

@@ -1,0 +1,241 @@
+"""Decide one window: predictions, prices and money in, a tier with its reason for each job out.
+
+Pure. All batches of a window are decided together: each budget says at what price it buys and how much at
+most, and a job takes what all of its budgets allow. It knows no clock and no SQL, and it permits nothing: the
+ledger may still refuse what is proposed here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from routet2i.contracts import (
+    DEFERRED_BY,
+    SHORT_BY,
+    Account,
+    Assignment,
+    Prediction,
+    Scope,
+    Waiting,
+    WindowJob,
+    WindowWork,
+    Yardstick,
+)
+from routet2i.tiers import Tiers
+from scheduler.allocation.accounts import NONE, solve_nested
+from scheduler.allocation.hulls import floors, increments
+from scheduler.allocation.market import Market, Offer
+from scheduler.allocation.options import DEFERRED, Bound, Choice, Floats, Mask, Money, Options, Rows
+from scheduler.allocator import BETTER_ON_CLOUD, BETTER_ON_EDGE, CAP, PREDICTED_BEST
+from scheduler.gains import options_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What is proposed for the jobs of a window; every job is in exactly one of the two."""
+
+    assignments: tuple[Assignment, ...]  # in the order of the jobs
+    deferred: tuple[tuple[str, str], ...]  # (job id, reason code)
+    available: int | None  # micro-dollars that its batches may spend in it; None = one has no limit
+    markets: Mapping[str, Market]  # budget id -> what it remembers now, of the budgets with a limit
+
+
+def decide_window(
+    work: WindowWork,
+    predictions: Sequence[Prediction],
+    *,
+    tiers: Tiers,
+    yardstick: Yardstick | None,
+    markets: Mapping[str, Market],
+) -> Decision:
+    """Choose a tier for each job of a window, within all budgets, or defer it.
+
+    Floor prices come first, in the order of the jobs, for this window's jobs and for all that wait behind
+    them; a job whose floor does not fit is deferred. What is left buys steps up where they gain most per
+    micro-dollar, at each budget's bid price, so that later windows find money too.
+
+    Args:
+        predictions: one per job.
+        yardstick: of the predictor, or None.
+        markets: budget id -> what was remembered of earlier windows; a budget may be missing.
+    """
+    ids = [job.job_id for job in work.jobs]
+    rank = np.argsort(np.argsort(np.array(ids)))
+    options = options_of(work.jobs, predictions, tiers=tiers, yardstick=yardstick, rank=rank.tolist())
+    limited = [account for account, funds in work.accounts.items() if funds.limit is not None]
+    accounts = _levels(work, limited)
+    floor = floors(options)[1]
+    remembered: dict[str, Market] = {}
+    allowance, price = np.zeros(len(limited), dtype=np.int64), np.zeros(len(limited))
+    for number, account in enumerate(limited):
+        payers = (accounts == number).any(axis=1)
+        offer, remembered[account.budget_id] = _offer(
+            work,
+            account,
+            options=_only(options, payers),
+            floor=int(floor[payers].sum()),
+            market=markets.get(account.budget_id, Market.new()),
+            tiers=tiers,
+        )
+        allowance[number] = offer.most
+        price[number] = offer.price
+    choice = solve_nested(options, accounts=accounts, allowance=allowance, price=price)
+    return Decision(
+        assignments=tuple(_assignments(work, predictions, choice, options, accounts, limited, tiers=tiers)),
+        deferred=tuple(
+            (job.job_id, DEFERRED_BY[_scope(choice, row, limited)])
+            for row, job in enumerate(work.jobs)
+            if choice.tier[row] == DEFERRED
+        ),
+        available=_available(work, limited, allowance),
+        markets=remembered,
+    )
+
+
+def _levels(work: WindowWork, limited: Sequence[Account]) -> Rows:
+    """Return (n, L) numbers of the accounts with a limit that pay for each job, innermost first.
+
+    An account has one level: as far out as in any chain that names it.
+    """
+    number = {account: place for place, account in enumerate(limited)}
+    level: dict[Account, int] = {}
+    for chain in work.chains.values():
+        for place, account in enumerate(one for one in chain if one in number):
+            level[account] = max(level.get(account, 0), place)
+    levels = np.full((len(work.jobs), 1 + max(level.values(), default=0)), NONE, dtype=np.int32)
+    for row, job in enumerate(work.jobs):
+        for account in work.chains[job.batch_id]:
+            if account in number:
+                levels[row, level[account]] = number[account]
+    return levels
+
+
+def _offer(
+    work: WindowWork,
+    account: Account,
+    *,
+    options: Options,
+    floor: int,
+    market: Market,
+    tiers: Tiers,
+) -> tuple[Offer, Market]:
+    """Return what an account may spend in this window, floors included, at which price, and its new market.
+
+    Args:
+        options: of the window's jobs that draw on it.
+        floor: floor price of those jobs.
+    """
+    funds = work.accounts[account]
+    assert funds.limit is not None
+    free = max(0, funds.limit - funds.reserved - funds.spent)
+    members = [batch for batch, chain in work.chains.items() if account in chain]
+    waiting = [group for batch in members for group in work.waiting[batch]]
+    later_jobs = max(0, sum(group.jobs for group in waiting) - len(options))
+    later_floor = max(0, sum(_floor(group, tiers) for group in waiting) - floor)
+    market = market.with_jobs(options, period=account.period).judged(jobs_left=later_jobs)
+    money = free - floor - later_floor
+    if money < 0:  # the floors of all do not fit: those of this window come first
+        return Offer(price=0.0, most=min(free, floor)), market
+    if not later_jobs:
+        return Offer(price=0.0, most=free), market
+    offer = market.offer(increments(options), money=money, jobs_left=later_jobs)
+    return Offer(price=offer.price, most=floor + offer.most), market
+
+
+def _floor(group: Waiting, tiers: Tiers) -> int:
+    """Return what jobs that wait cost at least."""
+    return min(
+        tiers[tier].price(group.pictures, width=group.width, height=group.height) for tier in tiers.routed
+    )
+
+
+def _only(options: Options, rows: Mask) -> Options:
+    return Options(
+        micro_usd=options.micro_usd[rows],
+        gain=options.gain[rows],
+        rank=options.rank[rows],
+        allowed=None if options.allowed is None else options.allowed[rows],
+    )
+
+
+def _assignments(
+    work: WindowWork,
+    predictions: Sequence[Prediction],
+    choice: Choice,
+    options: Options,
+    accounts: Rows,
+    limited: Sequence[Account],
+    *,
+    tiers: Tiers,
+) -> list[Assignment]:
+    thresholds = _thresholds(work.jobs, predictions, choice, options, accounts, tiers=tiers)
+    found = []
+    for row, (job, prediction) in enumerate(zip(work.jobs, predictions, strict=True)):
+        column = int(choice.tier[row])
+        if column == DEFERRED:
+            continue
+        tier = tiers.routed[column]
+        found.append(
+            Assignment(
+                job_id=job.job_id,
+                tier=tier,
+                reason=_reason(choice, row, limited, tier=tier, tiers=tiers),
+                prs=prediction.prs,
+                threshold=float(thresholds[row]),
+                micro_usd=int(options.micro_usd[row, column]),
+                scores=prediction.scores,
+            )
+        )
+    return found
+
+
+def _thresholds(
+    jobs: Sequence[WindowJob],
+    predictions: Sequence[Prediction],
+    choice: Choice,
+    options: Options,
+    accounts: Rows,
+    *,
+    tiers: Tiers,
+) -> Floats:
+    """Return (n,) the PRS below which each job goes to the cloud, 1/2 - price * extra / pictures.
+
+    Rounding to whole jobs may take a job a little on this or that side of it: its threshold then moves to
+    its PRS, so that on the cloud stands who lies below. Source: routing.md section 10.
+    """
+    prices = np.zeros(0) if choice.prices is None else choice.prices
+    padded = np.append(prices, 0.0)  # the account -1
+    price = padded[accounts].max(axis=1)
+    pictures = np.array([job.n for job in jobs], dtype=np.float64)
+    cloud, edge = tiers.routed.index(tiers.cloud), tiers.routed.index(tiers.edge)
+    extra = options.micro_usd[:, cloud] - options.micro_usd[:, edge]
+    prs = np.array([prediction.prs for prediction in predictions])
+    found = np.clip(CAP - price * np.maximum(extra, 0) / pictures, 0.0, CAP)
+    below = np.nextafter(prs, 1.0)
+    on_cloud = choice.tier == cloud
+    result: Floats = np.where(on_cloud, np.maximum(found, np.minimum(below, CAP)), np.minimum(found, prs))
+    return result
+
+
+def _reason(choice: Choice, row: int, limited: Sequence[Account], *, tier: str, tiers: Tiers) -> str:
+    bound = Bound(int(choice.bound[row]))
+    if bound is Bound.MONEY:
+        return SHORT_BY[_scope(choice, row, limited)]
+    if tier == tiers.edge:
+        return BETTER_ON_EDGE
+    return BETTER_ON_CLOUD if tier == tiers.cloud else PREDICTED_BEST
+
+
+def _scope(choice: Choice, row: int, limited: Sequence[Account]) -> Scope:
+    """Return whose money was short for a job."""
+    account = NONE if choice.account is None else int(choice.account[row])
+    return Scope.BATCH if account == NONE else limited[account].scope
+
+
+def _available(work: WindowWork, limited: Sequence[Account], allowance: Money) -> int | None:
+    """Return what the window's batches may spend of their own; None = one has no limit."""
+    own = {chain[0] for chain in work.chains.values()}
+    if any(work.accounts[account].limit is None for account in own):
+        return None
+    return sum(int(one) for account, one in zip(limited, allowance, strict=True) if account in own)
