@@ -130,6 +130,11 @@ class Repository:
 
     # window and dispatch
 
+    def waiting_jobs(self, *, limit: int) -> int:
+        """Count the jobs that a window could take now, up to a limit, in time that grows with the limit."""
+        with reading(self.engine) as connection:
+            return windows.waiting_jobs(connection, limit=limit)
+
     def open_window(self, *, limit: int, purse: Purse = JUST_BATCHES) -> WindowWork | None:
         """Read at most `limit` queued jobs of open batches, with all accounts that they draw on.
 

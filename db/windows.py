@@ -98,6 +98,20 @@ def _waiting(batches: Iterable[str], rows: Iterable[Row[Any]]) -> dict[str, tupl
     return {batch: tuple(found) for batch, found in waiting.items()}
 
 
+def waiting_jobs(connection: Connection, *, limit: int) -> int:
+    """Count the jobs that a window could take now, up to a limit; see `Repository.waiting_jobs`."""
+    count: int = run(
+        connection,
+        """SELECT count(*) FROM (
+            SELECT 1 FROM job j CROSS JOIN batch b
+            WHERE j.state = 'queued' AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
+            LIMIT :limit
+        ) AS waiting""",
+        {"limit": limit},
+    ).scalar_one()
+    return count
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Granted:
     """A microbatch whose money is reserved, on the tier it was reserved for."""

@@ -55,7 +55,14 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0; beats the tier file")
     tier: str | None = Field(None, description="the tier that a worker process serves")
     window_jobs: int = Field(512, ge=1, le=100_000, description="most jobs in one decision window")
-    window_seconds: float = Field(1.0, gt=0, description="pace of decision windows")
+    window_seconds: float = Field(
+        1.0, gt=0, description="longest wait of a job for its window to close; a full window closes at once"
+    )
+    window_target_seconds: float = Field(
+        5.0,
+        gt=0,
+        description="time a window may take from opening to commit; longer ones make the next smaller",
+    )
     budget_micro_usd: int | None = Field(None, ge=0, description="limit per period for the whole deployment")
     budget_period_seconds: int = Field(3600, ge=1, description="length of that period")
     shadow_share: float = Field(

@@ -33,6 +33,7 @@ from scheduler.comparison import compare
 from scheduler.deciding import decide_window
 from scheduler.dispatch import Outbox, Publish, send_ready
 from scheduler.drift import Drift
+from scheduler.pace import Pace
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 from scheduler.shadows import plan_shadows
@@ -46,6 +47,7 @@ ELECT_SECONDS = 1.0  # pause of a follower between two looks
 SWEEP_SECONDS = 1.0
 DRIFT_SECONDS = 60.0  # between two looks at how predictions fare
 DRIFT_PAIRS = 1000  # the newest of the deciding version: older ones may tell of other prompts
+LOOK_SECONDS = 0.2  # longest pause between two looks at what waits
 RETRY_SECONDS = 1.0  # pause after a database that does not answer
 BUSY_SECONDS = 0.005  # pause of the dispatcher after a round that sent something
 IDLE_SECONDS = 0.2  # its longest pause: the time a freed slot may wait
@@ -56,6 +58,9 @@ _log = structlog.get_logger(__name__)
 
 class Windows(Protocol):
     """What a window needs of `db.repository.Repository`."""
+
+    def waiting_jobs(self, *, limit: int) -> int:
+        """Count the jobs that a window could take now, up to a limit."""
 
     def open_window(self, *, limit: int, purse: Purse) -> WindowWork | None:
         """Return the jobs that wait longest, with the accounts they draw on; None if no job waits."""
@@ -106,6 +111,7 @@ def run_window(
     term: int | None,
     now: float | None = None,
     markets: MutableMapping[str, Market] | None = None,
+    limit: int | None = None,
 ) -> RecordedWindow | None:
     """Run one decision round: open, predict, assign, pack, record.
 
@@ -113,6 +119,7 @@ def run_window(
         term: of the leader that decides; None = nobody leads (tests, one-off runs).
         now: Unix time in seconds that names the budget periods; None = the database's clock.
         markets: what budgets remember from window to window; changed. None = nothing is remembered.
+        limit: most jobs of this window; None = `window_jobs`.
     Returns:
         What became of the plan, or None if no job waits.
     Raises:
@@ -125,7 +132,7 @@ def run_window(
         seconds=settings.budget_period_seconds,
         now=now,
     )
-    work = repository.open_window(limit=settings.window_jobs, purse=purse)
+    work = repository.open_window(limit=limit or settings.window_jobs, purse=purse)
     if work is None:
         return None
     plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, purse=purse, markets=markets)
@@ -265,6 +272,10 @@ class Scheduler:
         self._holder = holder  # unique among schedulers, e.g. scheduler@host:pid
         self._clock = clock
         self._markets: dict[str, Market] = {}  # lost with the process: a successor reads them off its windows
+        self._pace = Pace(
+            most=settings.window_jobs, age=settings.window_seconds, target=settings.window_target_seconds
+        )
+        self._waiting_since: float | None = None  # by `clock`: when a window could first have been opened
         self._term: int | None = None
         self._trusted_until = 0.0  # by `clock`
         self._work_ready = threading.Event()  # wakes the dispatcher
@@ -342,7 +353,18 @@ class Scheduler:
         return RENEW_SECONDS
 
     def _window(self) -> float:
-        """Run a window; return the seconds until the next one: none at all if this one was full."""
+        """Run a window if it is time to close one; return the seconds until the next look."""
+        started = self._clock()
+        size = self._pace.size
+        waiting = self._repository.waiting_jobs(limit=size)
+        if not waiting:
+            self._waiting_since = None
+            return min(LOOK_SECONDS, self._settings.window_seconds)
+        if self._waiting_since is None:
+            self._waiting_since = started
+        age = started - self._waiting_since
+        if not self._pace.closes(waiting=waiting, oldest_seconds=age):
+            return min(LOOK_SECONDS, self._settings.window_seconds - age)
         recorded = run_window(
             self._repository,
             self._current(),
@@ -350,13 +372,18 @@ class Scheduler:
             settings=self._settings,
             term=self._term,
             markets=self._markets,
+            limit=size,
         )
         if recorded is None:
             return self._settings.window_seconds
+        decided = recorded.assigned + recorded.deferred
+        self._pace = self._pace.after(jobs=decided, seconds=self._clock() - started)
         if recorded.assigned:
             self._work_ready.set()
-        full = recorded.assigned + recorded.deferred >= self._settings.window_jobs
-        return 0.0 if full and recorded.assigned else self._settings.window_seconds
+        if decided >= size and recorded.assigned:
+            return 0.0  # what is left has waited as long
+        self._waiting_since = None
+        return min(LOOK_SECONDS, self._settings.window_seconds)
 
     def _dispatch(self) -> None:
         """Body of the dispatcher's thread: an error it cannot answer ends the whole scheduler."""

@@ -437,7 +437,7 @@ def test_a_leader_that_was_replaced_goes_on_as_a_follower(repository, tmp_path):
 
 
 @SQLITE
-@pytest.mark.parametrize("verb", ["open_window", "mark_sent"])
+@pytest.mark.parametrize("verb", ["waiting_jobs", "mark_sent"])
 def test_an_error_it_cannot_answer_ends_it_and_gives_the_lease_up(repository, tmp_path, verb):
     # Given a defect in the loop or in the dispatcher's thread
     class Broken:
@@ -485,3 +485,20 @@ def test_a_sweep_passes_the_settings_on_and_returns_what_it_found(repository):
     report = sweep(Recording(), settings=Settings(resend_seconds=7, max_deaths=2))
     assert seen == {"resend_seconds": 7.0, "max_deaths": 2, "heartbeat_seconds": 5.0}
     assert report == replace(report, resent=0)
+
+
+@SQLITE
+def test_a_full_window_closes_at_once_and_a_lone_job_waits_for_its_age(repository, tmp_path):
+    # Given a leader whose windows hold three jobs and wait for ages
+    worker = FakeWorker(repository, expected=3)
+    scheduler = make_scheduler(repository, worker, window_seconds=600.0, window_jobs=3)
+    with Running(scheduler):
+        until(lambda: scheduler.leads)
+        # When four jobs come
+        submit(repository, tmp_path, ["a 10", "b 20", "c 60", "d 30"])
+        # Then three are decided at once, and the fourth waits for company
+        until(lambda: len(decisions(repository)) == 3)
+        assert repository.waiting_jobs(limit=10) == 1
+        # Until two more make its window full
+        submit(repository, tmp_path, ["e 10", "f 20"], name="more.txt")
+        until(lambda: len(decisions(repository)) == 6)
