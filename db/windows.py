@@ -57,7 +57,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
         """SELECT batch_id, width, height, count(*) AS jobs, sum(n) AS pictures FROM job
             WHERE state = 'queued' AND batch_id IN {IDS} GROUP BY batch_id, width, height""",
         {"ids": pack_ids(batches)},
-    )
+    ).all()
     chains = budgets.chains(connection, batches, purse=purse)
     return WindowWork(
         jobs=tuple(
@@ -72,7 +72,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
             for row in rows
         ),
         accounts=_funds(connection, chains),
-        waiting=_waiting(batches, queued.all()),
+        waiting=_waiting(batches, queued),
         chains=chains.accounts,
         now_ms=chains.now_ms,
     )
