@@ -10,7 +10,7 @@ KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/d
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test lint bench routing lock
+.PHONY: help setup install demo up test lint bench routing allocation lock
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ bench: setup ## measure speed, write reports/bench.json
 
 routing: setup ## measure every router, write docs/routing.md; DATA=FOLDER of rated sets
 	$(BIN)/python -m scheduler.routing $(if $(DATA),--data $(DATA))
+
+allocation: setup ## measure money and windows, write reports/allocation.json; PARTS="speed windows" for some
+	$(BIN)/python -m tests.allocation $(if $(PARTS),--parts $(PARTS))
 
 lock: setup ## write what is installed to constraints.txt
 	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip \

@@ -21,14 +21,15 @@ def open_batch(
     body_sha256: str,
     name: str,
     budget_micro_usd: int | None,
+    preview_id: str | None = None,
 ) -> OpenedBatch:
     """Return the batch of this key, a new one if there is none; see `Repository.open_batch`."""
     batch_id = new_id()
     created = run(
         connection,
         """INSERT INTO batch(id, tenant, idem_key, body_sha256, name, state, n_accepted, n_rejected,
-                             cursor_line, created_ms)
-            VALUES(:id, :tenant, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW})
+                             cursor_line, created_ms, preview_id)
+            VALUES(:id, :tenant, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW}, :preview_id)
             ON CONFLICT(tenant, idem_key) DO NOTHING""",
         {
             "id": batch_id,
@@ -36,6 +37,7 @@ def open_batch(
             "idem_key": idem_key,
             "body_sha256": body_sha256,
             "name": name,
+            "preview_id": preview_id,
         },
     )
     if created.rowcount == 1:

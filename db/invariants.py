@@ -1,4 +1,4 @@
-"""The promises of reliability.md section 1, and one on shadows (I11), as SQL that finds what breaks them.
+"""The promises of reliability.md section 1, on shadows (I11) and previews (I12), as SQL that finds breaches.
 
 Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4:
 there is no paid call yet) and not what a model makes of equal inputs (I10).
@@ -18,7 +18,7 @@ SHOWN = 20  # violations per check: a broken promise is rarely broken once
 class Violation:
     """One broken promise."""
 
-    invariant: str  # I1 to I11
+    invariant: str  # I1 to I12
     detail: str  # which row, and what is wrong with it
 
 
@@ -178,6 +178,16 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
             JOIN worker w ON w.id = a.worker_id WHERE w.tier <> m.tier""",
     ),
     (
+        "I12",
+        "was not assigned what the preview of its batch had promised",
+        """SELECT 'job ' || j.id FROM batch b JOIN job j ON j.batch_id = b.id
+            JOIN assignment a ON a.job_id = j.id
+            LEFT JOIN preview_line p ON p.preview_id = b.preview_id AND p.seq = j.seq
+            WHERE b.preview_id IS NOT NULL
+              AND (p.seq IS NULL OR p.tier <> a.tier OR p.micro_usd <> a.micro_usd OR p.reason <> a.reason
+                   OR p.prs <> a.prs OR p.threshold <> a.threshold OR p.scores <> a.scores)""",
+    ),
+    (
         "I11",
         "is a shadow outside a batch of shadows, or a user's job inside one",
         """SELECT 'job ' || j.id FROM job j JOIN batch b ON b.id = j.batch_id
@@ -211,7 +221,7 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
 
 
 def check_invariants(engine: Engine) -> list[Violation]:
-    """Return what breaks I1 to I3, I5 to I9 and I11 now, as far as SQL can see; an empty list is good news.
+    """Return what breaks I1 to I3, I5 to I9, I11, I12 now, as far as SQL can see; an empty list is good news.
 
     I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
     """

@@ -1,7 +1,7 @@
 """What a person typed -> one id: a unique prefix, a full id, `last`, a job's custom id.
 
 A shadow and its batch are found by their ids only, never by `last` or a custom id. It knows ids, never what a
-batch or a job is like (`db.audit`).
+batch, a job or a preview is like (`db.audit`, `db.previews`).
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,21 @@ def resolve_batch(connection: Connection, prefix: str) -> str:
         {"prefix": prefix, "length": len(prefix), "limit": SHOWN + 1},
     )
     return _only(found, kind="batch", what=prefix)
+
+
+def resolve_preview(connection: Connection, prefix: str) -> str:
+    """Return the one preview that is meant; see `Repository.find_preview`."""
+    if prefix == "last":
+        found = _ids(connection, "SELECT id FROM preview ORDER BY created_ms DESC, id DESC LIMIT 1", {})
+    else:
+        found = _ids(
+            connection,
+            "SELECT id FROM preview WHERE substr(id, 1, :length) = :prefix ORDER BY id DESC LIMIT :limit",
+            {"prefix": prefix, "length": len(prefix), "limit": SHOWN + 1},
+        )
+    if not found:
+        raise NotFound(f"no preview {prefix!r}; type: routet2i preview FILE")
+    return _only(found, kind="preview", what=prefix)
 
 
 def resolve_job(connection: Connection, what: str, *, batch_id: str | None) -> str:

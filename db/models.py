@@ -33,6 +33,36 @@ metadata = MetaData(
 
 BIG_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only a key of type INTEGER
 
+preview = Table(
+    "preview",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("file_sha256", Text, nullable=False),  # of the bytes that were read
+    Column("fmt", Text, nullable=False),  # they were read as
+    Column("predictor_name", Text, nullable=False),
+    Column("predictor_version", Text, nullable=False),
+    Column("budget_micro_usd", BigInteger),  # that was asked for; NULL = no limit
+    Column("jobs", Integer, nullable=False),  # lines it has once all are written
+    Column("micro_usd", BigInteger, nullable=False),  # of all of them
+    Column("created_ms", BigInteger, nullable=False),
+    CheckConstraint("micro_usd >= 0", name="amount"),
+)
+
+preview_line = Table(
+    "preview_line",
+    metadata,
+    Column("preview_id", Text, ForeignKey("preview.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True),  # line of the user's file
+    Column("tier", Text, nullable=False),  # this and the rest: the assignment of the job it becomes
+    Column("reason", Text, nullable=False),
+    Column("prs", Float, nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("micro_usd", BigInteger, nullable=False),
+    Column("scores", Text, nullable=False),  # JSON, tier -> metric -> predicted [0, 1]
+    CheckConstraint("micro_usd >= 0", name="amount"),
+    sqlite_with_rowid=False,
+)
+
 batch = Table(
     "batch",
     metadata,
@@ -46,6 +76,7 @@ batch = Table(
     Column("n_rejected", Integer, nullable=False),  # lines that did not
     Column("cursor_line", Integer, nullable=False),  # last line whose fate is committed
     Column("created_ms", BigInteger, nullable=False),
+    Column("preview_id", Text, ForeignKey("preview.id")),  # that decided its jobs; NULL = windows do
     UniqueConstraint("tenant", "idem_key"),
     CheckConstraint("state IN ('ingesting', 'open', 'cancelled')", name="state"),
 )

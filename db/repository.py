@@ -20,6 +20,7 @@ from db import (
     lookup,
     pairs,
     predictors,
+    previews,
     sweeping,
     windows,
     workers,
@@ -37,20 +38,25 @@ from routet2i.contracts import (
     JobOutcome,
     JobState,
     OpenedBatch,
+    PreviewHead,
+    PreviewLine,
     Purse,
     RecordedWindow,
     Rejection,
     SentMicrobatch,
+    StoredPreview,
     SweepReport,
     WindowPlan,
     WindowWork,
     Yardstick,
+    new_id,
 )
 
 T = TypeVar("T")
 
 JUST_BATCHES = Purse()  # no limit of the environment
 
+LINES_PER_COMMIT = 5000  # of a preview: short enough a transaction for others to get in
 LOST_AFTER = 3  # heartbeats a worker may miss: two are lost in a slow model load, three are not
 
 
@@ -66,12 +72,20 @@ class Repository:
     # intake
 
     def open_batch(
-        self, *, tenant: str, idem_key: str, body_sha256: str, name: str, budget_micro_usd: int | None
+        self,
+        *,
+        tenant: str,
+        idem_key: str,
+        body_sha256: str,
+        name: str,
+        budget_micro_usd: int | None,
+        preview_id: str | None = None,
     ) -> OpenedBatch:
         """Return the batch of this tenant and key: a new one in state `ingesting`, or the one opened before.
 
         Args:
             budget_micro_usd: its limit; None = unlimited.
+            preview_id: of the preview that decides its jobs; None = windows do.
         Raises:
             Conflict: the key was used with another body.
         """
@@ -84,6 +98,7 @@ class Repository:
                 body_sha256=body_sha256,
                 name=name,
                 budget_micro_usd=budget_micro_usd,
+                preview_id=preview_id,
             ),
         )
 
@@ -110,6 +125,31 @@ class Repository:
     def close_intake(self, batch_id: str) -> None:
         """End a batch's intake: from now on windows see its jobs."""
         write(self.engine, lambda c: intake.close_intake(c, batch_id))
+
+    # previews
+
+    def add_preview(self, head: PreviewHead, lines: Sequence[PreviewLine]) -> str:
+        """Keep a preview and return its id; if this is cut off, nobody can submit what was written.
+
+        Args:
+            lines: as many as `head.jobs`, each of another line.
+        """
+        preview_id = new_id()
+        write(self.engine, lambda c: previews.add(c, preview_id, head))
+        for start in range(0, len(lines), LINES_PER_COMMIT):
+            part = lines[start : start + LINES_PER_COMMIT]
+            write(self.engine, partial(previews.add_lines, preview_id=preview_id, lines=part))
+        return preview_id
+
+    def find_preview(self, text: str) -> StoredPreview:
+        """Return the preview that a unique prefix, a full id or `last` (the newest) means.
+
+        Raises:
+            NotFound: none or several; the text lists candidates.
+            Conflict: its writing was cut off.
+        """
+        with reading(self.engine) as connection:
+            return previews.read(connection, lookup.resolve_preview(connection, text))
 
     # leader
 

@@ -73,6 +73,7 @@ class JobStory:
     submitted_at: datetime
     defer_reason: str | None  # why the last window left it queued
     # the decision
+    preview_id: str | None  # that made it before the submission; None = the window did
     window_id: str | None
     assigned_at: datetime | None
     policy: str | None
@@ -157,6 +158,7 @@ TAKEN_OVER = (  # columns of `_job` that are fields of JobStory as they are
         "width",
         "height",
     ),
+    "preview_id",
     *("defer_reason", "window_id", "policy", "predictor_name", "predictor_version", "available_micro_usd"),
     *("tier", "reason", "prs", "threshold", "reserved_micro_usd", "charged_micro_usd", "microbatch_id"),
     *("seconds", "model_id", "model_revision", "settings", "error_class", "error"),
@@ -167,16 +169,20 @@ def _job(connection: Connection, job_id: str) -> Row[Any] | None:
     return run(
         connection,
         """SELECT j.id AS job_id, j.batch_id, j.custom_id, j.seq AS line_no, j.prompt, j.negative_prompt, j.n,
-                j.seed, j.width, j.height, j.defer_reason, j.created_ms, j.microbatch_id,
+                j.seed, j.width, j.height, j.defer_reason, j.created_ms, j.microbatch_id, b.preview_id,
                 CASE WHEN o.state IS NOT NULL THEN o.state
                      WHEN j.state = 'assigned' AND m.state = 'claimed' THEN 'running'
                      ELSE j.state END AS state,
                 a.window_id, a.tier, a.reason, a.prs, a.threshold, a.scores AS predicted,
                 a.micro_usd AS reserved_micro_usd,
-                w.policy, w.predictor_name, w.predictor_version, w.available_micro_usd, w.committed_ms,
+                COALESCE(v.predictor_name, w.predictor_name) AS predictor_name,
+                COALESCE(v.predictor_version, w.predictor_version) AS predictor_version,
+                w.policy, w.available_micro_usd, w.committed_ms,
                 o.micro_usd AS charged_micro_usd, o.seconds, o.model_id, o.model_revision, o.settings,
                 o.error_class, o.error, o.at_ms
             FROM job j
+            JOIN batch b ON b.id = j.batch_id
+            LEFT JOIN preview v ON v.id = b.preview_id
             LEFT JOIN outcome o ON o.job_id = j.id
             LEFT JOIN assignment a ON a.job_id = j.id
             LEFT JOIN decision_window w ON w.id = a.window_id

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row
 
-from db import budgets, ledger, shadows
+from db import budgets, ledger, previews, shadows
 from db.budgets import Chains
 from db.dialects import pack_ids, run
 from db.leader import require_term
@@ -43,7 +43,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
     rows = run(
         connection,
         # CROSS JOIN: SQLite must walk the queue in its own order, not batch by batch
-        """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n
+        """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n, b.preview_id
             FROM job j CROSS JOIN batch b
             WHERE j.state = 'queued' AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
             ORDER BY j.priority DESC, j.batch_id, j.seq LIMIT :limit""",
@@ -59,6 +59,8 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
         {"ids": pack_ids(batches)},
     ).all()
     chains = budgets.chains(connection, batches, purse=purse)
+    previewed = [row.id for row in rows if row.preview_id is not None]
+    promised = previews.promised(connection, previewed) if previewed else {}
     return WindowWork(
         jobs=tuple(
             WindowJob(
@@ -68,6 +70,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
                 width=row.width,
                 height=row.height,
                 n=row.n,
+                locked=promised.get(row.id),
             )
             for row in rows
         ),
@@ -303,7 +306,9 @@ def _insert_granted(
     propensity: Mapping[str, float] = {}
     copies: list[Microbatch] = []
     if plan.shadows is not None and shadow_batch is not None:
-        assignments = [a for microbatch in microbatches for a in microbatch.assignments]
+        assignments = [
+            a for microbatch in microbatches for a in microbatch.assignments if a.job_id not in plan.locked
+        ]
         drawn = shadows.draw(connection, plan.shadows, shadow_batch, assignments)
         propensity = drawn.propensity
         copies = shadows.record(connection, plan.shadows, shadow_batch, drawn.chosen)

@@ -132,18 +132,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WindowJob:
-    """One queued job as the scheduler sees it while it decides."""
-
-    job_id: str
-    batch_id: str
-    prompt: str
-    width: int | None
-    height: int | None
-    n: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
     """The tier chosen for one job, with its reason."""
 
@@ -154,6 +142,54 @@ class Assignment:
     threshold: float  # alpha: the job goes to the cloud iff prs < threshold
     micro_usd: int  # price of all its pictures on this tier
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # predicted, tier -> metric
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowJob:
+    """One queued job as the scheduler sees it while it decides."""
+
+    job_id: str
+    batch_id: str
+    prompt: str
+    width: int | None
+    height: int | None
+    n: int
+    locked: Assignment | None = None  # what the preview of its batch has promised; None = it is free
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewLine:
+    """What a preview promises for one line of its file: the assignment of the job that it becomes."""
+
+    line_no: int  # 1-based
+    tier: str
+    reason: str  # a code of `scheduler.allocator.REASONS`
+    prs: float
+    threshold: float
+    micro_usd: int  # price of all its pictures on this tier
+    scores: Mapping[str, Mapping[str, float]]  # predicted, tier -> metric
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewHead:
+    """What a preview was made of."""
+
+    file_sha256: str  # of the bytes that were read
+    fmt: str  # they were read as
+    predictor_name: str
+    predictor_version: str
+    budget_micro_usd: int | None  # that was asked for; None = no limit
+    jobs: int  # lines that it promises something for
+    micro_usd: int  # of all of them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredPreview:
+    """A preview as a submission needs it."""
+
+    preview_id: str
+    head: PreviewHead
+    prices: Mapping[int, tuple[str, int]]  # line -> tier and micro-USD that were promised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -416,6 +452,7 @@ class WindowPlan:
     leader_term: int | None = None  # the term this leader decides in; None = no leader asked
     purse: Purse = Purse()
     shadows: ShadowPlan | None = None  # None = no traffic is shadowed
+    locked: frozenset[str] = frozenset()  # job ids that a preview has decided: no shadow judges this window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ It knows no library's exceptions: the edges translate theirs into these, with `r
     |   +-- MetricError               the metric file is wrong
     |   +-- IntakeError               a prompt file as a whole cannot be read
     |   +-- NotFound                  no batch or job has this id (or several start with it)
-    +-- Conflict                  3   the same key was used before with another body
-    +-- BudgetTooSmall            4   the money does not cover the cheapest tier for all jobs
+    +-- Conflict                  3   a key or a preview came before with another body
+    +-- BudgetTooSmall            4   the money does not cover the cheapest tier for all jobs, or the preview
     +-- ServiceUnavailable        5   database or broker does not answer
     +-- SchemaMismatch            5   the database is older or newer than this program
     +-- ModelError                6   a model folder cannot be loaded; a fault of the worker, not of the job
@@ -50,13 +50,13 @@ class NotFound(UsageError):
 
 
 class Conflict(RouteT2IError):
-    """The same idempotency key was used before with another body."""
+    """The same idempotency key was used before with another body, or a preview is of another file."""
 
     exit_code = 3
 
 
 class BudgetTooSmall(RouteT2IError):
-    """The money does not cover the cheapest tier for all accepted jobs."""
+    """The money does not cover the cheapest tier for all accepted jobs, or what their preview costs."""
 
     exit_code = 4
 

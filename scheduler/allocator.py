@@ -25,6 +25,7 @@ CAP = 0.5  # of alpha: at this PRS the tiers are equal
 BETTER_ON_CLOUD = "predicted_better_on_cloud"
 BETTER_ON_EDGE = "predicted_better_on_edge"
 PREDICTED_BEST = "predicted_best"
+TIER_MISSING = "tier_missing"
 BUDGET_GUARD = GUARDED_BY[Scope.BATCH]
 BUDGET = DEFERRED_BY[Scope.BATCH]
 
@@ -50,6 +51,7 @@ REASONS: Mapping[str, str] = {
     BUDGET: "the budget does not cover even the edge tier now; it waits for money",
     "client_budget": "the client's budget does not cover even the edge tier now; it waits for money",
     "deployment_budget": "the deployment's budget does not cover even the edge tier now; it waits for money",
+    TIER_MISSING: "the tier file has no longer the tier that its preview promised; it waits for that tier",
 }
 
 

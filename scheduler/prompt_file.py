@@ -5,20 +5,31 @@ batches nor budgets.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from routet2i.contracts import GenerationRequest, Rejection
 from routet2i.errors import IntakeError
 from routet2i.settings import Settings
-from scheduler.intake import guess_format, read_requests
+from scheduler.hashing_reader import HashingReader
+from scheduler.intake import Format, guess_format, read_requests
 
 STANDARD_INPUT = Path("-")
 
 
+def prompt_format(path: Path) -> Format:
+    """Return what a prompt file is read as; raises IntakeError if its name does not tell."""
+    return "jsonl" if path == STANDARD_INPUT else guess_format(path)
+
+
 def read_prompt_file(
-    path: Path, *, settings: Settings, seed_base: bytes = b""
+    path: Path,
+    *,
+    settings: Settings,
+    seed_base: bytes = b"",
+    hashed: Callable[[HashingReader], None] | None = None,
 ) -> Iterator[GenerationRequest | Rejection]:
     """Yield one request or rejection per line, in file order, as `submit` would see it.
 
@@ -26,17 +37,21 @@ def read_prompt_file(
         path: JSON lines, CSV or text, told by its ending; `-` is standard input, JSON lines.
         settings: for the caps of lines and prompts.
         seed_base: of the seeds of lines that name none.
+        hashed: gets the stream once the file is open: at its end it has the digest of the file.
     Raises:
         IntakeError: the file cannot be read, is no such file, or has no line that could be a prompt.
     """
     source = "standard input" if path == STANDARD_INPUT else str(path)
-    fmt = "jsonl" if path == STANDARD_INPUT else guess_format(path)
+    fmt = prompt_format(path)
     empty = True
     try:
         with ExitStack() as stack:
             stream = sys.stdin.buffer if path == STANDARD_INPUT else stack.enter_context(path.open("rb"))
+            reader = HashingReader(stream)
+            if hashed is not None:
+                hashed(reader)
             for item in read_requests(
-                stream,
+                cast(BinaryIO, reader),
                 fmt=fmt,
                 max_line_bytes=settings.max_line_bytes,
                 max_prompt_chars=settings.max_prompt_chars,

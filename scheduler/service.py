@@ -33,6 +33,7 @@ from scheduler.comparison import compare
 from scheduler.deciding import decide_window
 from scheduler.dispatch import Outbox, Publish, send_ready
 from scheduler.drift import Drift
+from scheduler.locked import take_locked
 from scheduler.pace import Pace
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
@@ -135,7 +136,12 @@ def run_window(
     work = repository.open_window(limit=limit or settings.window_jobs, purse=purse)
     if work is None:
         return None
-    plan = decide(work, predictor, tiers=tiers, settings=settings, term=term, purse=purse, markets=markets)
+    locked = take_locked(work, tiers=tiers, microbatch_jobs=settings.microbatch_jobs)
+    plan = locked.added_to(
+        decide(
+            locked.rest, predictor, tiers=tiers, settings=settings, term=term, purse=purse, markets=markets
+        )
+    )
     recorded = repository.record_window(plan)
     _log.info(
         "window",

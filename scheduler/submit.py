@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from routet2i.contracts import GenerationRequest, OpenedBatch, Rejection
+from routet2i.contracts import GenerationRequest, OpenedBatch, Rejection, StoredPreview
 from routet2i.errors import BudgetTooSmall, IntakeError
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile, Tiers
+from scheduler.hashing_reader import HashingReader
 from scheduler.intake import Format, guess_format, read_requests
+from scheduler.promise import Promise, dollars
 
 LINES_PER_COMMIT = 5000  # short enough a transaction for others to get in, long enough to be fast
 REPORTED = 1000  # rejections a Submission carries; the database has all of them
@@ -31,7 +33,14 @@ class Batches(Protocol):
     """What submitting needs of `db.repository.Repository`."""
 
     def open_batch(
-        self, *, tenant: str, idem_key: str, body_sha256: str, name: str, budget_micro_usd: int | None
+        self,
+        *,
+        tenant: str,
+        idem_key: str,
+        body_sha256: str,
+        name: str,
+        budget_micro_usd: int | None,
+        preview_id: str | None,
     ) -> OpenedBatch:
         """Return the batch of this key; raises Conflict if the key came with another body before."""
 
@@ -62,6 +71,10 @@ class Submission:
     rejected_count: int
     floor_micro_usd: int  # what all pictures cost on the edge tier
     budget_micro_usd: int | None
+    preview_id: str | None = None  # whose assignments and prices it has
+    preview_micro_usd: int | None = None  # what that preview promised for all jobs
+    repriced_jobs: int = 0  # that the tier file has another price for than the preview
+    repriced_micro_usd: int | None = None  # what that preview's plan costs by the tier file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,20 +90,6 @@ class _Survey:
     rejected_count: int
 
 
-class _HashingReader:
-    """A file that hashes what is read of it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.sha256 = hashlib.sha256()
-
-    def readline(self, size: int = -1) -> bytes:
-        """Return the next line, or `size` bytes of it."""
-        raw = self._stream.readline(size)
-        self.sha256.update(raw)
-        return raw
-
-
 def submit_file(
     repository: Batches,
     path: Path | None,
@@ -102,6 +101,7 @@ def submit_file(
     name: str | None = None,
     tenant: str = "default",
     fmt: Format | None = None,
+    preview: StoredPreview | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Submission:
     """Make a batch of a file's prompts; when this returns, the batch is committed.
@@ -110,25 +110,39 @@ def submit_file(
         path: the file; None = standard input, which is copied to a temporary file first.
         tiers: the routed pair; its edge price is the least the batch can cost.
         settings: for the caps of lines and prompts.
-        budget_micro_usd: limit of the batch; None = no limit.
-        key: makes the submission repeatable; by default the digest of file, format and budget, so that the
-            same file with the same budget is the same batch.
+        budget_micro_usd: limit of the batch; None = no limit, or with a preview what that costs.
+        key: makes the submission repeatable; by default the digest of file, format, budget and preview, so
+            that the same file with the same budget is the same batch.
         name: shown to people; by default the file's name.
         tenant: whose key it is.
         fmt: by default what the file's name tells, and JSON lines on standard input.
+        preview: of this file: each job gets the tier and the price that it promised.
         progress: called after each commit with lines written and lines in all.
     Raises:
         IntakeError: the file cannot be read, has no prompt line at all, or changed meanwhile.
-        BudgetTooSmall: the budget is below the edge price of all pictures; nothing was written.
-        Conflict: the key was used before with another file, format or budget.
+        BudgetTooSmall: the budget is below the edge price of all pictures, or below what the preview costs;
+            nothing was written.
+        Conflict: the key was used before with another file, format, budget or preview; or the preview is of
+            another file or format, and nothing was written.
+        TierError: a tier of the preview is not in the tier file; nothing was written.
     """
     if fmt is None:
         fmt = guess_format(path) if path is not None else "jsonl"
     source = str(path) if path is not None else "standard input"
+    promise = None
+    if preview is not None:
+        promise = Promise(preview, tiers=tiers, fmt=fmt, source=source)
+        budget_micro_usd = promise.limit(budget_micro_usd)
     with _opened(path) as stream:
-        survey = _survey(stream, source=source, fmt=fmt, edge=tiers[tiers.edge], settings=settings)
-        _check_budget(survey, edge=tiers[tiers.edge], budget_micro_usd=budget_micro_usd)
+        survey = _survey(
+            stream, source=source, fmt=fmt, edge=tiers[tiers.edge], settings=settings, promise=promise
+        )
         body = f"{survey.sha256}\n{fmt}\n{budget_micro_usd}"
+        if promise is None:
+            _check_budget(survey, edge=tiers[tiers.edge], budget_micro_usd=budget_micro_usd)
+        else:
+            promise.require_file(survey.sha256)
+            body += f"\n{promise.preview_id}"
         body_sha256 = hashlib.sha256(body.encode()).hexdigest()
         name = name or (path.name if path is not None else "stdin")
         opened = repository.open_batch(
@@ -137,6 +151,7 @@ def submit_file(
             body_sha256=body_sha256,
             name=name,
             budget_micro_usd=budget_micro_usd,
+            preview_id=None if promise is None else promise.preview_id,
         )
         if opened.state == INGESTING:
             stream.seek(0)
@@ -160,6 +175,10 @@ def submit_file(
         rejected_count=survey.rejected_count,
         floor_micro_usd=survey.floor_micro_usd,
         budget_micro_usd=budget_micro_usd,
+        preview_id=None if promise is None else promise.preview_id,
+        preview_micro_usd=None if promise is None else promise.micro_usd,
+        repriced_jobs=0 if promise is None else promise.repriced_jobs,
+        repriced_micro_usd=None if promise is None else promise.repriced_micro_usd,
     )
 
 
@@ -183,7 +202,7 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
 
 
 def _read(
-    stream: _HashingReader, *, source: str, fmt: Format, settings: Settings, seed_base: bytes
+    stream: HashingReader, *, source: str, fmt: Format, settings: Settings, seed_base: bytes
 ) -> Iterator[GenerationRequest | Rejection]:
     try:
         yield from read_requests(
@@ -199,9 +218,17 @@ def _read(
         raise IntakeError(f"cannot read {source}: {error.strerror}") from error
 
 
-def _survey(stream: BinaryIO, *, source: str, fmt: Format, edge: TierProfile, settings: Settings) -> _Survey:
-    """Read the file once: count, hash, price, and keep the first rejections."""
-    reader = _HashingReader(stream)
+def _survey(
+    stream: BinaryIO,
+    *,
+    source: str,
+    fmt: Format,
+    edge: TierProfile,
+    settings: Settings,
+    promise: Promise | None,
+) -> _Survey:
+    """Read the file once: count, hash, price, hold it against a preview, and keep the first rejections."""
+    reader = HashingReader(stream)
     accepted = pictures = floor = rejected_count = 0
     rejected: list[Rejection] = []
     for item in _read(reader, source=source, fmt=fmt, settings=settings, seed_base=b""):
@@ -209,6 +236,8 @@ def _survey(stream: BinaryIO, *, source: str, fmt: Format, edge: TierProfile, se
             accepted += 1
             pictures += item.n
             floor += edge.price(item.n, width=item.width, height=item.height)
+            if promise is not None:
+                promise.see(item)
             continue
         rejected_count += 1
         if len(rejected) < REPORTED:
@@ -233,16 +262,9 @@ def _check_budget(survey: _Survey, *, edge: TierProfile, budget_micro_usd: int |
     floor = survey.floor_micro_usd
     if budget_micro_usd is not None and floor > budget_micro_usd:
         raise BudgetTooSmall(
-            f"the budget of ${_dollars(budget_micro_usd)} does not cover {survey.pictures} pictures, which "
-            f"cost ${_dollars(floor)} on tier {edge.name}; type --budget {_dollars(floor)} or more"
+            f"the budget of ${dollars(budget_micro_usd)} does not cover {survey.pictures} pictures, which "
+            f"cost ${dollars(floor)} on tier {edge.name}; type --budget {dollars(floor)} or more"
         )
-
-
-def _dollars(micro_usd: int) -> str:
-    """Return an exact decimal with at least two places."""
-    whole, rest = divmod(micro_usd, 1_000_000)
-    digits = f"{rest:06d}".rstrip("0")
-    return f"{whole}.{digits:0<2}"
 
 
 def _write(
@@ -257,7 +279,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Read the file again and write what is behind the batch's cursor, then open the batch to windows."""
-    reader = _HashingReader(stream)
+    reader = HashingReader(stream)
     requests: list[GenerationRequest] = []
     rejections: list[Rejection] = []
     done = 0

@@ -45,10 +45,19 @@ def submit(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or text file; - reads standard input.")],
     budget: Annotated[
         str | None,
-        typer.Option(metavar="USD", help="Limit of the whole batch; none: no limit."),
+        typer.Option(metavar="USD", help="Limit of the whole batch; none: no limit, or the preview's cost."),
+    ] = None,
+    from_preview: Annotated[
+        str | None,
+        typer.Option(
+            "--from-preview",
+            metavar="ID",
+            help="Tiers and prices as that preview of the file said: its id, the beginning of it, or 'last'.",
+        ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(help="Makes the call repeatable; default: the digest of file and budget.")
+        str | None,
+        typer.Option(help="Makes the call repeatable; default: the digest of file, budget and preview."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name shown to people; default: the file's.")] = None,
     fmt: Annotated[
@@ -62,10 +71,12 @@ def submit(
     The same file with the same budget (or the same --key) is the same batch: it is never submitted twice.
 
     Example: routet2i submit prompts.jsonl --budget 2.50
+    Example: routet2i submit prompts.jsonl --from-preview last
     """
     settings = read_settings(ctx)
     limit = None if budget is None else micro_usd(budget)
     repository = open_repository(settings)
+    preview = None if from_preview is None else repository.find_preview(from_preview)
     err = console(stderr=True)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("submitting", total=None)
@@ -78,6 +89,7 @@ def submit(
             key=key,
             name=name,
             fmt=fmt,
+            preview=preview,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     if json:
@@ -110,6 +122,18 @@ def print_submission(submission: Submission) -> None:
         f"(all on the edge tier: {money(submission.floor_micro_usd)})",
         soft_wrap=True,
     )
+    if submission.preview_id is not None:
+        out.print(
+            f"tiers and prices of preview {submission.preview_id}: {money(submission.preview_micro_usd)}"
+            " if every job succeeds",
+            soft_wrap=True,
+        )
+    if submission.repriced_jobs:
+        out.print(
+            f"the tier file has other prices now for {submission.repriced_jobs} of these jobs (all: "
+            f"{money(submission.repriced_micro_usd)}); the preview's stand",
+            soft_wrap=True,
+        )
 
 
 def status(

@@ -1,7 +1,7 @@
 """`preview`: what a file would cost and bring, before anything is submitted.
 
-It reads the file, asks the predictor, and prints; the plan itself is `scheduler.preview`. Nothing is drawn
-and no money is held.
+It reads the file, asks the predictor, prints, and keeps the plan where there is a database, so that it can be
+submitted as it is; the plan itself is `scheduler.preview`. Nothing is drawn and no money is held.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,20 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from routet2i.contracts import GenerationRequest, Prediction
+from db.repository import Repository
+from routet2i.contracts import GenerationRequest, Prediction, PreviewHead
 from routet2i.errors import BudgetTooSmall, UsageError
+from routet2i.tiers import Tiers
 from scheduler.cli.batches import Json, micro_usd
-from scheduler.cli.networks import open_named
+from scheduler.cli.networks import open_named, registry_of
 from scheduler.cli.prompt_lines import PromptLines
 from scheduler.cli.session import read_settings, typed
 from scheduler.cli.show import as_json, console, money, shortened, table, write_line
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 from scheduler.preview import Cut, Plan, Preview, plan
+from scheduler.preview_lines import preview_lines
+from scheduler.prompt_file import prompt_format
 from scheduler.quality_curve import QualityCurve
 
 ASKED = 256  # prompts at once: a progress bar that moves, and little padding
@@ -49,7 +53,7 @@ def preview(
     """Say what a file would cost and bring: split, money, predicted quality, the job at the cut.
 
     Quality is gain: how far predicted pictures are above the edge tier's, as a share of what all jobs on the
-    cloud tier would gain. The plan is the one that a submission with the same budget gets in one window.
+    cloud tier would gain. The plan is kept: submit it with --from-preview, and it is the bill.
 
     Example: routet2i preview prompts.jsonl --budget 2.50
     """
@@ -84,20 +88,68 @@ def preview(
         from scheduler.quality_plot import draw_curve
 
         draw_curve(made.curve, plot, budget=made.preview.micro_usd, all_cloud=made.preview.gain_all_cloud)
+    kept = _keep(
+        made,
+        requests,
+        predictions,
+        file=file,
+        lines=lines,
+        predictor=predictor,
+        tiers=tiers,
+        repository=registry_of(settings),
+    )
     if json:
         points = [_point(made.curve, point, made.preview) for point in made.curve.sampled(POINTS)]
-        said = {"predictor": predictor.name, "version": predictor.version, "rejected": lines.rejected}
+        said = {
+            "preview_id": kept,
+            "predictor": predictor.name,
+            "version": predictor.version,
+            "rejected": lines.rejected,
+        }
         write_line(as_json(said | {"preview": made.preview} | ({"curve": points} if curve else {})))
     else:
         out = console()
         _print(made, predictor=predictor, out=out)
         if curve:
             _print_curve(made, out=out)
-        out.print(
-            f"next: {typed(ctx)} submit {file} --budget {money(made.preview.micro_usd).removeprefix('$')}",
-            soft_wrap=True,
-        )
+        if kept is None:
+            out.print(
+                f"not stored: no database in {settings.home}; to lock this plan type: {typed(ctx)} db upgrade"
+                ", then this command again",
+                soft_wrap=True,
+            )
+            choice = f"--budget {money(made.preview.micro_usd).removeprefix('$')}"
+        else:
+            out.print(f"preview {kept}")
+            choice = f"--from-preview {kept}"
+        out.print(f"next: {typed(ctx)} submit {file} {choice}", soft_wrap=True)
     lines.exit_if_rejected()
+
+
+def _keep(
+    made: Plan,
+    requests: Sequence[GenerationRequest],
+    predictions: Sequence[Prediction],
+    *,
+    file: Path,
+    lines: PromptLines,
+    predictor: Predictor,
+    tiers: Tiers,
+    repository: Repository | None,
+) -> str | None:
+    """Store a plan where there is a database; return its id, or None."""
+    if repository is None:
+        return None
+    head = PreviewHead(
+        file_sha256=lines.sha256,
+        fmt=prompt_format(file),
+        predictor_name=predictor.name,
+        predictor_version=predictor.version,
+        budget_micro_usd=made.preview.budget_micro_usd,
+        jobs=made.preview.jobs,
+        micro_usd=made.preview.micro_usd,
+    )
+    return repository.add_preview(head, preview_lines(made, requests, predictions, tiers=tiers))
 
 
 def _ask(predictor: Predictor, requests: Sequence[GenerationRequest]) -> list[Prediction]:

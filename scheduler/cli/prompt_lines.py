@@ -3,6 +3,7 @@
 It knows where a complaint goes, not what a prompt is for.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from routet2i.contracts import GenerationRequest, Rejection
 from routet2i.settings import Settings
 from scheduler.cli.exits import Exit
 from scheduler.cli.show import clean, console
+from scheduler.hashing_reader import HashingReader
 from scheduler.prompt_file import read_prompt_file
 
 
@@ -20,8 +22,17 @@ class PromptLines:
 
     def __init__(self, path: Path, *, settings: Settings, seed_base: bytes = b"") -> None:
         """Read nothing yet; see `read_prompt_file`."""
-        self._items = read_prompt_file(path, settings=settings, seed_base=seed_base)
+        self._items = read_prompt_file(path, settings=settings, seed_base=seed_base, hashed=self._keep)
+        self._stream: HashingReader | None = None
         self.rejected = 0  # lines so far
+
+    def _keep(self, stream: HashingReader) -> None:
+        self._stream = stream
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of what was read so far: of the file, once all lines were handed on."""
+        return hashlib.sha256().hexdigest() if self._stream is None else self._stream.sha256.hexdigest()
 
     def __iter__(self) -> Iterator[GenerationRequest]:
         """Yield the requests in file order; raises IntakeError."""

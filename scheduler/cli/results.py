@@ -141,6 +141,8 @@ def tell(story: JobStory) -> list[tuple[str, str]]:
     if story.tier is None:
         waits = REASONS.get(story.defer_reason or "", "no window has looked at it yet")
         return [*lines, ("decision", f"none yet: {waits}")]
+    if story.preview_id is not None:
+        lines.append(("preview", f"{story.preview_id} chose tier and price before the submission"))
     lines += [
         ("predicted", _predicted(story)),
         (

@@ -44,13 +44,13 @@ def scores(
     *,
     traces: Sequence[str] = tuple(KINDS),
     budgets: Sequence[float] = BUDGETS,
-    seeds: int = SEEDS,
+    seeds: Sequence[int] = tuple(range(SEEDS)),
     rate: float = RATE,
     policies: Sequence[str] = tuple(POLICIES),
 ) -> Iterator[Score]:
     """Yield every policy's day on every trace, budget and seed."""
     for trace in traces:
-        for seed in range(seeds):
+        for seed in seeds:
             drawn = draw_trace(trace, rate=rate, seconds=DAY, seed=seed)
             traffic = make_traffic(drawn, qualities, seed=seed)
             for budget in budgets:
@@ -77,32 +77,98 @@ def above_floor(qualities: Qualities) -> Qualities:
     return qualities.priced(qualities.tiers, (qualities.micro_usd - qualities.micro_usd[0]).tolist())
 
 
-def simulation_figures(*, seeds: int = SEEDS, rate: float = RATE) -> list[Figure]:
-    """Return every target's figure, measured now: two tiers with targets, four tiers and floors without.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What is measured on each of some traces, and how it is told."""
 
-    About ten minutes on one core; `scores` of one trace each can run side by side.
-    """
-    found = list(scores(above_floor(law_qualities(tiers=2, seed=0)), seeds=seeds, rate=rate))
-    four = scores(
-        above_floor(law_qualities(tiers=4, seed=0)),
+    said: str  # added to the name of each figure
+    tiers: int
+    floors_beside: bool  # whether the cheapest tier is paid from other money
+    traces: tuple[str, ...]
+    budgets: tuple[float, ...]
+    policies: tuple[str, ...]
+    judged: bool  # whether it has targets
+
+
+FEW = (OURS, "pro_rata", "static_threshold")
+CASES = (
+    Case(
+        said="",
+        tiers=2,
+        floors_beside=True,
+        traces=tuple(KINDS),
+        budgets=BUDGETS,
+        policies=tuple(POLICIES),
+        judged=True,
+    ),
+    Case(
+        said=", four tiers",
+        tiers=4,
+        floors_beside=True,
         traces=("poisson", "drifting"),
         budgets=(0.05, 0.2),
-        seeds=seeds,
-        rate=rate,
-        policies=(OURS, "pro_rata", "static_threshold"),
-    )
-    inside = scores(
-        law_qualities(tiers=2, seed=0),
+        policies=FEW,
+        judged=False,
+    ),
+    Case(
+        said=", floors paid from the same money",
+        tiers=2,
+        floors_beside=False,
         traces=("poisson", "bursty"),
         budgets=(0.05, 0.2),
-        seeds=seeds,
-        rate=rate,
-        policies=(OURS, "pro_rata", "static_threshold"),
-    )
+        policies=FEW,
+        judged=False,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Day:
+    """One piece of the work: one trace of one case with one seed."""
+
+    case: Case
+    trace: str
+    seed: int
+    rate: float
+
+    def scores(self) -> list[Score]:
+        """Return every policy's day under every budget of the case."""
+        qualities = law_qualities(tiers=self.case.tiers, seed=0)
+        return list(
+            scores(
+                above_floor(qualities) if self.case.floors_beside else qualities,
+                traces=(self.trace,),
+                budgets=self.case.budgets,
+                seeds=(self.seed,),
+                rate=self.rate,
+                policies=self.case.policies,
+            )
+        )
+
+
+def days(*, traces: Sequence[str] = tuple(KINDS), seeds: int = SEEDS, rate: float = RATE) -> list[Day]:
+    """Return the work of all cases, to be done in any order or side by side."""
     return [
-        *figures(found),
-        *figures(list(four), said=", four tiers", judged=False),
-        *figures(list(inside), said=", floors paid from the same money", judged=False),
+        Day(case=case, trace=trace, seed=seed, rate=rate)
+        for case in CASES
+        for trace in case.traces
+        if trace in traces
+        for seed in range(seeds)
+    ]
+
+
+def simulation_figures(done: Sequence[Day], found: Sequence[Sequence[Score]]) -> list[Figure]:
+    """Return every target's figure: two tiers with targets, four tiers and floors without.
+
+    Args:
+        done: of `days`; all of them take about twelve minutes on one core.
+        found: the scores of each.
+    """
+    by_case: dict[Case, list[Score]] = {}
+    for day, own in zip(done, found, strict=True):
+        by_case.setdefault(day.case, []).extend(own)
+    return [
+        figure for case, own in by_case.items() for figure in figures(own, said=case.said, judged=case.judged)
     ]
 
 

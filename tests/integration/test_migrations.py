@@ -143,6 +143,30 @@ def test_money_under_way_survives_the_budgets_migration_up_and_down(empty):
     assert check_invariants(empty) == []
 
 
+def test_a_batch_from_a_preview_is_an_ordinary_one_after_the_way_down_and_up(empty):
+    # Given a home of this schema with a job that waits for what a preview promised
+    upgrade(empty)
+    with transaction(empty) as connection:
+        for statement in (
+            "INSERT INTO preview VALUES('v', 'h', 'text', 'c', '1', NULL, 1, 65, 0)",
+            "INSERT INTO preview_line VALUES('v', 1, 'cloud', 'r', 0.3, 0.4, 65, '{}')",
+            "INSERT INTO batch VALUES('b', 'default', 'k', 'h', 'n', 'open', 1, 0, 1, 0, 'v')",
+            "INSERT INTO budget(id, period, lim, reserved, spent) VALUES('batch:b', 'total', 65, 0, 0)",
+            """INSERT INTO job VALUES('j', 'b', 1, 'c', 'p', NULL, 1, NULL, NULL, 1, 0, NULL, 0, NULL, 0,
+                                       'queued', NULL, 0, NULL)""",
+        ):
+            connection.execute(text(statement))
+    work = Repository(empty).open_window(limit=1)
+    assert [(job.locked.tier, job.locked.micro_usd) for job in work.jobs] == [("cloud", 65)]
+    # When it goes down to 0004 and up again
+    _migrate(empty, lambda config: command.downgrade(config, "0004"))
+    assert not {"preview", "preview_line"} & set(inspect(empty).get_table_names())
+    upgrade(empty)
+    check_schema(empty)
+    # Then the job is there, and free
+    assert [job.locked for job in Repository(empty).open_window(limit=1).jobs] == [None]
+
+
 def test_a_migration_that_fails_leaves_everything_and_checks_keys_again(tmp_path):
     # Given a home of schema 0003 in which a job points nowhere, as only a hand can make it
     engine = make_engine(f"sqlite+pysqlite:///{tmp_path / 'routet2i.db'}")

@@ -56,7 +56,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
     for name, told in rows:
         known = {option for parameter in commands()[name].params for option in parameter.opts}
         # Then the command has them
-        assert set(re.findall(r"--[a-z]+", told)) <= known, name
+        assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", told)) <= known, name
 
 
 def test_every_command_that_the_budget_page_names_exists_with_its_options() -> None:
@@ -68,11 +68,11 @@ def test_every_command_that_the_budget_page_names_exists_with_its_options() -> N
     for line in typed:
         # When it is looked up
         words = line.split()
-        name = " ".join(words[: 2 if words[0] == "budget" else 1])
+        name = " ".join(words[: 2 if words[0] in ("budget", "db") else 1])
         # Then the program knows the command, its options and its choices
         command = commands()[name]
         known = {option for parameter in command.params for option in parameter.opts}
-        assert set(re.findall(r"--[a-z]+", line)) <= known, line
+        assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", line)) <= known, line
         command.make_context(name, [word.strip('"') for word in _words(line)[len(name.split()) :]])
 
 

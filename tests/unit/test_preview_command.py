@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from routet2i.tiers import packaged
 from scheduler.cli import make_app
 from scheduler.cli.exits import Exit
 
@@ -74,3 +75,112 @@ def test_the_curve_can_be_drawn(preview: Preview, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert preview("--plot", str(tmp_path / "curve.png")).exit_code == Exit.REJECTED
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---------------------------------------------------------------- kept, and submitted
+
+
+@pytest.fixture
+def cli(tmp_path: Path, preview: Preview) -> Preview:
+    """Run any command in that home, which has a database now."""
+    runner = CliRunner()
+
+    def run(*arguments: str) -> Result:
+        return runner.invoke(make_app(), ["--home", str(tmp_path / "home"), *arguments])
+
+    assert run("db", "upgrade").exit_code == Exit.OK
+    return run
+
+
+def test_without_a_database_it_says_that_nothing_was_stored(preview: Preview) -> None:
+    # Given a home without one
+    told = preview().output
+    # Then the text says what to type, and JSON has no id
+    assert "not stored: no database in" in told
+    assert "db upgrade" in told
+    assert json.loads(preview("--json").stdout)["preview_id"] is None
+
+
+def test_a_kept_preview_is_submitted_by_the_line_that_it_prints(
+    preview: Preview, cli: Preview, tmp_path: Path
+) -> None:
+    # Given a preview in a home with a database
+    told = preview("--budget", "0.083").output
+    (kept,) = [line.split()[1] for line in told.splitlines() if line.startswith("preview ")]
+    assert f"prompts.jsonl --from-preview {kept}" in told
+    # When it is submitted, by id and by `last`
+    path = str(tmp_path / "prompts.jsonl")
+    result = cli("submit", path, "--from-preview", kept)
+    # Then the bad line is told as ever, and the limit is the preview's cost
+    assert result.exit_code == Exit.REJECTED
+    assert "budget $0.083" in result.output
+    assert f"tiers and prices of preview {kept}: $0.083 if every job succeeds" in result.output
+    assert "other prices" not in result.output
+    again = json.loads(cli("submit", path, "--from-preview", "last", "--json").stdout)
+    assert (again["created"], again["preview_id"], again["repriced_jobs"]) == (False, kept, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--from-preview", "last", "--budget", "0.08"), Exit.BUDGET, "type --budget 0.083 or more"),
+        (("--from-preview", "last", "--format", "text"), Exit.CONFLICT, "type --format jsonl"),
+        (("--from-preview", "nothing"), Exit.USAGE, "type: routet2i preview FILE"),
+    ],
+)
+def test_what_is_not_the_previews_is_refused(
+    preview: Preview, cli: Preview, tmp_path: Path, arguments: tuple[str, ...], code: Exit, words: str
+) -> None:
+    preview("--budget", "0.083")
+    result = cli("submit", str(tmp_path / "prompts.jsonl"), *arguments)
+    assert result.exit_code == code
+    assert words in result.output
+
+
+def test_changed_prices_are_told_and_a_changed_file_is_refused(
+    preview: Preview, cli: Preview, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a preview, and a tier file in which the cloud has become dearer
+    preview("--budget", "0.083")
+    dearer = tmp_path / "tiers.toml"
+    old = packaged("pocket").read_text()
+    assert old.count("65000") == 1
+    dearer.write_text(old.replace("65000", "70000"))
+    monkeypatch.setenv("ROUTET2I_TIERS", str(dearer))
+    # When it is submitted, then the preview's prices stand
+    path = tmp_path / "prompts.jsonl"
+    told = cli("submit", str(path), "--from-preview", "last").output
+    assert "other prices now for 1 of these jobs (all: $0.088); the preview's stand" in told
+    # And a file with one more line is another file
+    path.write_text(path.read_text() + '{"prompt": "a cat"}\n')
+    result = cli("submit", str(path), "--from-preview", "last")
+    assert result.exit_code == Exit.CONFLICT
+    assert "is not the file that preview" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "prompt,n\na dog,2\n\n,1\na cat,1\n"),
+        ("a.txt", "\ufeffa dog\r\n" + "x" * 70_000 + "\n\na cat"),
+        ("-", '{"prompt": "a dog", "n": 3}\n{"prompt": "a cat"}'),
+    ],
+)
+def test_every_kind_of_file_is_recognised_again(
+    cli: Preview, tmp_path: Path, name: str, content: str
+) -> None:
+    # Given a preview of a file of any format, with lines that are rejected
+    runner, home = CliRunner(), str(tmp_path / "home")
+    path = name if name == "-" else str(tmp_path / name)
+    if name != "-":
+        Path(path).write_bytes(content.encode())
+    kept = runner.invoke(make_app(), ["--home", home, "preview", path, "--json"], input=content)
+    said = json.loads(kept.stdout)
+    # When the same bytes are submitted
+    result = runner.invoke(
+        make_app(), ["--home", home, "submit", path, "--from-preview", "last", "--json"], input=content
+    )
+    # Then they are the preview's
+    told = json.loads(result.stdout)
+    assert (told["preview_id"], told["accepted"]) == (said["preview_id"], said["preview"]["jobs"])
+    assert told["rejected_count"] == said["rejected"]

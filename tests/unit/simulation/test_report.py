@@ -3,7 +3,16 @@
 import pytest
 
 from scheduler.simulation.qualities import law_qualities
-from scheduler.simulation.report import AHEAD, Score, above_floor, figures, scores
+from scheduler.simulation.report import (
+    AHEAD,
+    CASES,
+    Score,
+    above_floor,
+    days,
+    figures,
+    scores,
+    simulation_figures,
+)
 
 
 def score(policy, budget, gain, *, trace="poisson", seed=0):
@@ -54,7 +63,7 @@ def test_every_policy_is_scored_on_every_budget_and_seed():
             above_floor(law_qualities(tiers=3, seed=0)),
             traces=("poisson",),
             budgets=(0.1, 0.5),
-            seeds=2,
+            seeds=(0, 1),
             rate=0.02,
             policies=("ours", "random"),
         )
@@ -64,3 +73,33 @@ def test_every_policy_is_scored_on_every_budget_and_seed():
     assert all(0 < one.gain <= 1 for one in found)
     gains = {name: sum(one.gain for one in found if one.policy == name) for name in ("ours", "random")}
     assert gains["ours"] > 1.2 * gains["random"]
+
+
+def test_the_work_of_all_cases_is_told_case_by_case():
+    # Given the work on one trace that all cases have, with two seeds, and what came of it
+    work = days(traces=("poisson",), seeds=2)
+    assert [day.seed for day in work] == [0, 1] * len(CASES)
+    found = [[score("ours", 0.05, 0.995), score("pro_rata", 0.05, 0.99)] for _ in work]
+    # When it is told
+    told = simulation_figures(work, found)
+    # Then each case has its two figures, and only the first is held against targets
+    assert [figure.holds for figure in told] == [True, True, None, None, None, None]
+    assert [figure.figure.endswith(CASES[1].said) for figure in told] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_day_of_a_case_has_its_policies_and_budgets():
+    # Given a small day with four tiers
+    (day,) = [one for one in days(traces=("drifting",), seeds=1, rate=0.02) if one.case.tiers == 4]
+    # When it is scored
+    found = day.scores()
+    # Then every policy of the case is scored under every budget
+    assert {(one.policy, one.budget) for one in found} == {
+        (policy, budget) for policy in day.case.policies for budget in day.case.budgets
+    }
