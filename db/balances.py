@@ -21,19 +21,17 @@ from routet2i.contracts import SHADOW_TENANT, Account, BudgetPolicy, Purse, Scop
 from routet2i.periods import TOTAL, period_of
 
 COLUMNS = (  # of a ledger line
-    *(
-        "line",
-        "at",
-        "usd",
-        "kind",
-        "budget_id",
-        "period",
-        "from_side",
-        "to_side",
-        "event_id",
-        "who",
-        "reason",
-    ),
+    "line",
+    "at",
+    "usd",
+    "kind",
+    "budget_id",
+    "period",
+    "from_side",
+    "to_side",
+    "event_id",
+    "who",
+    "reason",
 )
 FETCHED = 1_000  # lines read at a time: a ledger of any length in the same memory
 

@@ -391,11 +391,6 @@ class WindowWork:
     waiting: Mapping[str, tuple[Waiting, ...]]  # batch id -> what is queued in it
     now_ms: int  # when it was read, by the database's clock
 
-    @property
-    def funds(self) -> Mapping[str, Funds]:
-        """Return batch id -> the money of the batch alone."""
-        return {batch_id: self.accounts[chain[0]] for batch_id, chain in self.chains.items()}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Yardstick:

@@ -12,13 +12,11 @@ import numpy as np
 
 from routet2i.contracts import (
     DEFERRED_BY,
-    SHORT_BY,
     Account,
     Assignment,
     Prediction,
     Scope,
     Waiting,
-    WindowJob,
     WindowWork,
     Yardstick,
 )
@@ -26,9 +24,9 @@ from routet2i.tiers import Tiers
 from scheduler.allocation.accounts import NONE, solve_nested
 from scheduler.allocation.hulls import floors, increments
 from scheduler.allocation.market import Market, Offer
-from scheduler.allocation.options import DEFERRED, Bound, Choice, Floats, Mask, Money, Options, Rows
-from scheduler.allocator import BETTER_ON_CLOUD, BETTER_ON_EDGE, CAP, PREDICTED_BEST
+from scheduler.allocation.options import DEFERRED, Choice, Floats, Mask, Money, Options, Rows
 from scheduler.gains import options_of
+from scheduler.reasons import reason, thresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,20 +167,26 @@ def _assignments(
     *,
     tiers: Tiers,
 ) -> list[Assignment]:
-    thresholds = _thresholds(work.jobs, predictions, choice, options, accounts, tiers=tiers)
+    below = thresholds(
+        work.jobs,
+        predictions,
+        choice=choice,
+        options=options,
+        price=_prices(choice, accounts),
+        tiers=tiers,
+    )
     found = []
     for row, (job, prediction) in enumerate(zip(work.jobs, predictions, strict=True)):
         column = int(choice.tier[row])
         if column == DEFERRED:
             continue
-        tier = tiers.routed[column]
         found.append(
             Assignment(
                 job_id=job.job_id,
-                tier=tier,
-                reason=_reason(choice, row, limited, tier=tier, tiers=tiers),
+                tier=tiers.routed[column],
+                reason=reason(choice, row, tiers=tiers, short=_scope(choice, row, limited)),
                 prs=prediction.prs,
-                threshold=float(thresholds[row]),
+                threshold=float(below[row]),
                 micro_usd=int(options.micro_usd[row, column]),
                 scores=prediction.scores,
             )
@@ -190,41 +194,11 @@ def _assignments(
     return found
 
 
-def _thresholds(
-    jobs: Sequence[WindowJob],
-    predictions: Sequence[Prediction],
-    choice: Choice,
-    options: Options,
-    accounts: Rows,
-    *,
-    tiers: Tiers,
-) -> Floats:
-    """Return (n,) the PRS below which each job goes to the cloud, 1/2 - price * extra / pictures.
-
-    Rounding to whole jobs may take a job a little on this or that side of it: its threshold then moves to
-    its PRS, so that on the cloud stands who lies below. Source: routing.md section 10.
-    """
+def _prices(choice: Choice, accounts: Rows) -> Floats:
+    """Return (n,) the highest price among each job's accounts; 0 where none has a limit."""
     prices = np.zeros(0) if choice.prices is None else choice.prices
-    padded = np.append(prices, 0.0)  # the account -1
-    price = padded[accounts].max(axis=1)
-    pictures = np.array([job.n for job in jobs], dtype=np.float64)
-    cloud, edge = tiers.routed.index(tiers.cloud), tiers.routed.index(tiers.edge)
-    extra = options.micro_usd[:, cloud] - options.micro_usd[:, edge]
-    prs = np.array([prediction.prs for prediction in predictions])
-    found = np.clip(CAP - price * np.maximum(extra, 0) / pictures, 0.0, CAP)
-    below = np.nextafter(prs, 1.0)
-    on_cloud = choice.tier == cloud
-    result: Floats = np.where(on_cloud, np.maximum(found, np.minimum(below, CAP)), np.minimum(found, prs))
+    result: Floats = np.append(prices, 0.0)[accounts].max(axis=1)  # the last one: no account
     return result
-
-
-def _reason(choice: Choice, row: int, limited: Sequence[Account], *, tier: str, tiers: Tiers) -> str:
-    bound = Bound(int(choice.bound[row]))
-    if bound is Bound.MONEY:
-        return SHORT_BY[_scope(choice, row, limited)]
-    if tier == tiers.edge:
-        return BETTER_ON_EDGE
-    return BETTER_ON_CLOUD if tier == tiers.cloud else PREDICTED_BEST
 
 
 def _scope(choice: Choice, row: int, limited: Sequence[Account]) -> Scope:

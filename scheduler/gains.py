@@ -11,6 +11,7 @@ import numpy as np
 from routet2i.contracts import Prediction, Yardstick
 from routet2i.tiers import Tiers
 from scheduler.allocation.options import Floats, Mask, Options
+from scheduler.prs import Scale, prs, superiority
 
 EQUAL = 0.5  # PRS at which two tiers are equal
 
@@ -66,11 +67,11 @@ def options_of(
         if name == tiers.edge:
             continue
         if name == tiers.cloud:
-            prs = np.array([one.prs for one in predictions], dtype=np.float64)
+            superior = np.array([one.prs for one in predictions], dtype=np.float64)
         else:
-            prs = _between(predictions, tier=name, edge=tiers.edge, yardstick=yardstick)
-            allowed[:, column] = np.isfinite(prs)
-        gain[:, column] = np.nan_to_num(pictures * (EQUAL - prs))
+            superior = _between(predictions, tier=name, edge=tiers.edge, yardstick=yardstick)
+            allowed[:, column] = np.isfinite(superior)
+        gain[:, column] = np.nan_to_num(pictures * (EQUAL - superior))
     return Options(
         micro_usd=prices,
         gain=gain,
@@ -87,9 +88,13 @@ def _between(
         return np.full(len(predictions), np.nan)
     own, other = (_scores(predictions, tier=name, metrics=yardstick.weights) for name in (edge, tier))
     spans = np.array([yardstick.spans[metric] for metric in yardstick.weights])
-    d: Floats = 0.5 * (1.0 + np.tanh(0.5 * (own - other) / spans))
-    result: Floats = d @ np.array(list(yardstick.weights.values()))
-    return result
+    found = np.full(len(predictions), np.nan)
+    known = np.isfinite(own).all(axis=1) & np.isfinite(other).all(axis=1)
+    if known.any():
+        scale = Scale(gamma=1.0, gaps=spans, floored=())
+        d = superiority(own[known], other[known], scale=scale)
+        found[known] = prs(d, weights=list(yardstick.weights.values()))
+    return found
 
 
 def _scores(predictions: Sequence[Prediction], *, tier: str, metrics: Mapping[str, float]) -> Floats:

@@ -63,13 +63,6 @@ class Reservoir:
             jobs=jobs - dropped,
         )
 
-    @property
-    def first_efficiencies(self) -> Floats:
-        """Return (jobs,) the efficiency of each job's first step, 0 where it has none."""
-        first = np.zeros(self.jobs)
-        first[self.job[::-1]] = self.efficiency[::-1]  # backwards: the first step counts
-        return first
-
 
 def bid_price(window: Increments, reservoir: Reservoir, *, money: int, jobs_left: float) -> float:
     """Return the gain per micro-dollar at which this window and the jobs to come spend the money.

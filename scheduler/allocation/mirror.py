@@ -1,16 +1,10 @@
 """A price that needs no forecast: it rises after a window that spent too much and falls after one too little.
 
-Pure functions of numbers; they know neither jobs nor clocks. Used in place of `bid_price` while the mix of
-jobs drifts, or while nothing is known of the jobs to come.
+Pure functions of numbers; they know neither jobs nor clocks. A policy of the simulator that `market` is held
+against: re-solving on the newest jobs did better where the mix drifts (DECISIONS 34).
 """
 
 import math
-
-import numpy as np
-
-from scheduler.allocation.options import Floats
-
-FALSE_ALARM = 1e-4  # per look: windows look often, and two samples of one mix must rarely seem to differ
 
 
 def step_size(*, efficiency: float, extra: float, jobs: float) -> float:
@@ -39,23 +33,3 @@ def descend(price: float, *, spent: int, planned: float, step: float) -> float:
     Source: algorithm 1 of arXiv 2011.10124 with the Euclidean reference function.
     """
     return max(0.0, price + step * (spent - planned))
-
-
-def drifted(recent: Floats, known: Floats) -> bool:
-    """Return whether recent jobs come from another mix than the known ones.
-
-    The two-sample Kolmogorov-Smirnov test with its asymptotic limit; on ties it errs towards False.
-
-    Args:
-        recent: (m,) efficiency of the first step of recent jobs, 0 where there is none.
-        known: (k,) the same of the jobs before them (`Reservoir.first_efficiencies`).
-    Source: Smirnov (1948); limit sqrt(-ln(alpha / 2) / 2) * sqrt((m + k) / (m k)).
-    """
-    m, k = len(recent), len(known)
-    if not m or not k:
-        return False
-    values = np.concatenate([recent, known])
-    below_recent = np.searchsorted(np.sort(recent), values, side="right") / m
-    below_known = np.searchsorted(np.sort(known), values, side="right") / k
-    distance = float(np.abs(below_recent - below_known).max())
-    return distance > math.sqrt(-math.log(FALSE_ALARM / 2) / 2 * (m + k) / (m * k))

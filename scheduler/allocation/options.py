@@ -4,7 +4,6 @@ Pure numpy values. They know neither tiers' names nor batches nor SQL; money is 
 is what a tier's picture is predicted to be worth above the floor tier's.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -22,28 +21,16 @@ BLOCK = 1 << 15  # jobs worked on at once: a block's arrays stay in the cache an
 
 
 class Bound(IntEnum):
-    """Which constraint decided a job's tier; `SENTENCES` says it to people."""
+    """Which constraint decided a job's tier; `scheduler.allocator.REASONS` says it to people."""
 
-    BEST = 0
-    WORSE = 1
-    MONEY = 2
-    CAPACITY = 3
-    DEADLINE = 4
-    DEFERRED_MONEY = 5
-    DEFERRED_CAPACITY = 6
-    DEFERRED_DEADLINE = 7
-
-
-SENTENCES: Mapping[Bound, str] = {
-    Bound.BEST: "it got the tier that was predicted to draw it best",
-    Bound.WORSE: "the dearer tiers were predicted to draw it no better",
-    Bound.MONEY: "a dearer tier was predicted to draw it better, but other jobs gain more per dollar",
-    Bound.CAPACITY: "a tier was predicted to draw it better, but jobs that gain more have its workers",
-    Bound.DEADLINE: "a tier was predicted to draw it better, but not before its deadline",
-    Bound.DEFERRED_MONEY: "the budget does not cover even the cheapest tier now; it waits for money",
-    Bound.DEFERRED_CAPACITY: "no tier has a worker free for it in this window; it waits for the next",
-    Bound.DEFERRED_DEADLINE: "no tier may draw it",
-}
+    BEST = 0  # it got the tier that was predicted to draw it best
+    WORSE = 1  # the dearer tiers were predicted to draw it no better
+    MONEY = 2  # a dearer tier was predicted to draw it better, but other jobs gain more per dollar
+    CAPACITY = 3  # ... but its workers are taken by jobs that gain more
+    DEADLINE = 4  # ... but not before its deadline
+    DEFERRED_MONEY = 5  # the budget does not cover even the cheapest tier now
+    DEFERRED_CAPACITY = 6  # no tier has a worker free for it in this window
+    DEFERRED_DEADLINE = 7  # no tier may draw it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -122,7 +122,6 @@ def test_a_window_sees_the_chain_of_each_batch_innermost_first(repository, shop)
     chain = work.chains[batch_id]
     assert [account.scope for account in chain] == ["batch", "batch", "client", "deployment", "deployment"]
     assert [work.accounts[account].limit for account in chain] == [30, 20, 50, 70, 60]
-    assert work.funds[batch_id].limit == 30
 
 
 def test_a_period_that_ends_while_a_window_decides_is_followed_by_the_next_one(repository, shop):

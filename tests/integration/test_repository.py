@@ -161,8 +161,8 @@ def test_a_window_takes_priority_first_then_age_and_tells_the_money(repository, 
     # Then the jobs come in that order, with each batch's money and waiting pictures
     assert [job.batch_id for job in work.jobs] == [urgent, old, old, young]
     assert [job.prompt for job in work.jobs[1:3]] == ["1 red circles", "2 red circles"]
-    assert work.funds[old].limit == 1_000
-    assert work.funds[young].limit is None
+    assert work.accounts[work.chains[old][0]].limit == 1_000
+    assert work.accounts[work.chains[young][0]].limit is None
     assert sum(group.pictures for group in work.waiting[young]) == 3
 
 

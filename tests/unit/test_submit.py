@@ -92,7 +92,8 @@ def test_good_lines_become_jobs_and_bad_ones_are_reported(repository, path):
         (1, "line-1", "a"),
         (4, "line-4", "c"),
     ]
-    assert repository.open_window(limit=10).funds[submission.batch_id].limit == 36_000
+    work = repository.open_window(limit=10)
+    assert work.accounts[work.chains[submission.batch_id][0]].limit == 36_000
 
 
 def test_the_same_file_and_budget_is_the_same_batch(repository, path):

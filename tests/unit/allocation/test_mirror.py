@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.allocation.hulls import increments
 from scheduler.allocation.knapsack import solve
-from scheduler.allocation.mirror import descend, drifted, step_size
+from scheduler.allocation.mirror import descend, step_size
 from tests.unit.allocation.windows import make_options
 
 PRICE = st.floats(0, 10)
@@ -51,36 +50,3 @@ def test_a_longer_period_takes_smaller_steps():
     short, long = (step_size(efficiency=0.1, extra=10, jobs=jobs) for jobs in (100, 10_000))
     assert short == pytest.approx(10 * long)
     assert step_size(efficiency=0.1, extra=10, jobs=0) == pytest.approx(0.01)
-
-
-def test_samples_of_one_mix_rarely_seem_to_have_drifted():
-    rng = np.random.default_rng(0)
-    alarms = sum(drifted(rng.random(200), rng.random(2000)) for _ in range(2000))
-    assert alarms <= 2  # 0.2 expected
-
-
-@pytest.mark.parametrize("change", [lambda x: x * 0.7, lambda x: np.where(x < 0.3, 0.0, x)])
-def test_another_mix_is_noticed(change):
-    rng = np.random.default_rng(1)
-    assert drifted(change(rng.random(500)), rng.random(5000))
-
-
-@given(st.lists(st.floats(0, 1), max_size=30))
-def test_a_sample_has_not_drifted_from_itself_nor_from_nothing(values):
-    sample = np.array(values)
-    assert not drifted(sample, sample)
-    assert not drifted(sample, np.empty(0))
-    assert not drifted(np.empty(0), sample)
-
-
-def test_the_distance_is_that_of_the_two_distribution_functions():
-    # Given 100 values of 0 against 100 of which a share is 1: the distance is the share
-    limit = np.sqrt(-np.log(1e-4 / 2) / 2 * 200 / 10_000)
-    for ones in range(0, 101, 5):
-        known = np.repeat([0.0, 1.0], [100 - ones, ones])
-        assert drifted(np.zeros(100), known) == (ones / 100 > limit)
-
-
-def test_first_steps_feed_the_test():
-    steps = increments(make_options([[0, 2], [0, 2]], [[0, 1.0], [0, -1.0]]))
-    assert steps.efficiency.tolist() == [0.5]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from scheduler.allocation.options import SENTENCES, Bound
 from tests.unit.allocation.windows import make_options
 
 
@@ -23,7 +22,3 @@ from tests.unit.allocation.windows import make_options
 def test_options_that_could_not_be_decided_are_refused(prices, gains, rank, sentence):
     with pytest.raises(ValueError, match=sentence), np.errstate(over="ignore"):
         make_options(prices, gains, rank=rank)
-
-
-def test_every_bound_has_a_sentence():
-    assert set(SENTENCES) == set(Bound)

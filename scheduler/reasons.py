@@ -1,0 +1,58 @@
+"""Why a job got its tier, as a code and as the PRS below which it would have gone to the cloud.
+
+Pure: the allocator's choice in, what is stored of it out; windows and previews tell it alike. The codes in
+words are `scheduler.allocator.REASONS`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from routet2i.contracts import SHORT_BY, Prediction, Scope
+from routet2i.tiers import Tiers
+from scheduler.allocation.options import Bound, Choice, Floats, Options
+from scheduler.allocator import BETTER_ON_CLOUD, BETTER_ON_EDGE, CAP, PREDICTED_BEST
+from scheduler.gains import Sized
+
+
+def reason(choice: Choice, row: int, *, tiers: Tiers, short: Scope) -> str:
+    """Return the code of an assigned job's reason.
+
+    Args:
+        row: of the job.
+        short: whose money ended, if money decided.
+    """
+    if Bound(int(choice.bound[row])) is Bound.MONEY:
+        return SHORT_BY[short]
+    tier = tiers.routed[int(choice.tier[row])]
+    if tier == tiers.edge:
+        return BETTER_ON_EDGE
+    return BETTER_ON_CLOUD if tier == tiers.cloud else PREDICTED_BEST
+
+
+def thresholds(
+    jobs: Sequence[Sized],
+    predictions: Sequence[Prediction],
+    *,
+    choice: Choice,
+    options: Options,
+    price: Floats | float,
+    tiers: Tiers,
+) -> Floats:
+    """Return (n,) the PRS below which each job goes to the cloud, 1/2 - price * extra / pictures.
+
+    Rounding to whole jobs may take a job a little on this or that side of it: its threshold then moves to
+    its PRS, so that on the cloud stands who lies below.
+
+    Args:
+        price: gain per micro-dollar that bound each job, (n,) or one for all.
+    Source: routing.md section 10.
+    """
+    pictures = np.array([job.n for job in jobs], dtype=np.float64)
+    prs = np.array([one.prs for one in predictions], dtype=np.float64)
+    edge, cloud = tiers.routed.index(tiers.edge), tiers.routed.index(tiers.cloud)
+    extra = options.micro_usd[:, cloud] - options.micro_usd[:, edge]
+    found = np.clip(CAP - price * np.maximum(extra, 0) / pictures, 0.0, CAP)
+    above = np.minimum(np.nextafter(prs, 1.0), CAP)
+    result: Floats = np.where(choice.tier == cloud, np.maximum(found, above), np.minimum(found, prs))
+    return result
