@@ -17,7 +17,7 @@ from db.dialects import run
 from db.invariants import Violation, check_invariants
 from db.session import reading
 from db.story import AttemptStory, JobStory, LedgerLine, PictureStory, at, job_story, moment
-from routet2i.contracts import SHADOW_TENANT, JobState, Rejection
+from routet2i.contracts import SHADOW_CLIENT, JobState, Rejection
 from routet2i.errors import NotFound
 
 __all__ = [
@@ -47,7 +47,7 @@ class BatchStatus:
 
     batch_id: str
     name: str
-    tenant: str
+    client: str
     state: str  # ingesting, open, cancelled
     n_accepted: int
     n_rejected: int
@@ -84,9 +84,9 @@ def batches(engine: Engine, *, limit: int) -> list[BatchStatus]:
         ids = (
             run(
                 connection,
-                """SELECT id FROM batch WHERE tenant <> :shadow
+                """SELECT id FROM batch WHERE client <> :shadow
                     ORDER BY created_ms DESC, id DESC LIMIT :limit""",
-                {"limit": limit, "shadow": SHADOW_TENANT},
+                {"limit": limit, "shadow": SHADOW_CLIENT},
             )
             .scalars()
             .all()
@@ -134,7 +134,7 @@ def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
     return BatchStatus(
         batch_id=batch.id,
         name=batch.name,
-        tenant=batch.tenant,
+        client=batch.client,
         state=batch.state,
         n_accepted=batch.n_accepted,
         n_rejected=batch.n_rejected,

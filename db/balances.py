@@ -17,7 +17,7 @@ from db.budgets import Stored
 from db.dialects import run
 from db.session import reading
 from db.story import at
-from routet2i.contracts import SHADOW_TENANT, Account, BudgetPolicy, Purse, Scope
+from routet2i.contracts import SHADOW_CLIENT, Account, BudgetPolicy, Purse, Scope
 from routet2i.periods import TOTAL, period_of
 
 COLUMNS = (  # of a ledger line
@@ -115,13 +115,13 @@ def _balance(connection: Connection, stored: Stored, *, now_ms: int) -> Balance:
 
 
 def _batches(connection: Connection, *, name: str | None, limit: int) -> list[Balance]:
-    which = "b.tenant <> :shadow" if name is None else "b.id = :name"
+    which = "b.client <> :shadow" if name is None else "b.id = :name"
     rows = run(
         connection,
         f"""SELECT b.id AS batch_id, m.lim, m.reserved, m.spent, m.overrun FROM batch b
             JOIN budget m ON m.id = 'batch:' || b.id AND m.period = 'total'
             WHERE {which} ORDER BY b.created_ms DESC, b.id DESC LIMIT :limit""",  # noqa: S608 - constants
-        {"limit": limit} | ({"shadow": SHADOW_TENANT} if name is None else {"name": name}),
+        {"limit": limit} | ({"shadow": SHADOW_CLIENT} if name is None else {"name": name}),
     ).all()
     raised = {
         one.policy.name: one

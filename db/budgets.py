@@ -59,13 +59,13 @@ def chains(connection: Connection, batch_ids: Iterable[str], *, purse: Purse) ->
     """Return the accounts that batches draw on now; they may not be open yet."""
     batches = run(
         connection,
-        "SELECT id, tenant, {NOW} AS now_ms FROM batch WHERE id IN {IDS}",
+        "SELECT id, client, {NOW} AS now_ms FROM batch WHERE id IN {IDS}",
         {"ids": pack_ids(batch_ids)},
     ).all()
     now_ms = purse.now_ms
     if now_ms is None:
         now_ms = batches[0].now_ms if batches else now(connection)
-    names = {row.id for row in batches} | {row.tenant for row in batches} | {purse.deployment}
+    names = {row.id for row in batches} | {row.client for row in batches} | {purse.deployment}
     found = [one for one in policies(connection, names=names) if one.policy.limit_micro_usd is not None]
     if purse.policy is not None:
         found.append(of_environment(purse.policy))
@@ -75,7 +75,7 @@ def chains(connection: Connection, batch_ids: Iterable[str], *, purse: Purse) ->
     for row in batches:
         outer: list[Account] = []
         for one in found:
-            if _binds(one.policy, batch_id=row.id, tenant=row.tenant, deployment=purse.deployment):
+            if _binds(one.policy, batch_id=row.id, client=row.client, deployment=purse.deployment):
                 account = account_of(one.policy, now_ms=now_ms)
                 outer.append(account)
                 payers[account] = one
@@ -83,10 +83,10 @@ def chains(connection: Connection, batch_ids: Iterable[str], *, purse: Purse) ->
     return Chains(now_ms=now_ms, accounts=accounts, policies=payers)
 
 
-def _binds(policy: BudgetPolicy, *, batch_id: str, tenant: str, deployment: str) -> bool:
+def _binds(policy: BudgetPolicy, *, batch_id: str, client: str, deployment: str) -> bool:
     if policy.scope is Scope.BATCH:  # its total is the account that every batch has
         return policy.name == batch_id and policy.span != TOTAL
-    return policy.name == (tenant if policy.scope is Scope.CLIENT else deployment)
+    return policy.name == (client if policy.scope is Scope.CLIENT else deployment)
 
 
 def of_environment(policy: BudgetPolicy) -> Stored:

@@ -16,7 +16,7 @@ from routet2i.errors import Conflict, NotFound
 def open_batch(
     connection: Connection,
     *,
-    tenant: str,
+    client: str,
     idem_key: str,
     body_sha256: str,
     name: str,
@@ -27,13 +27,13 @@ def open_batch(
     batch_id = new_id()
     created = run(
         connection,
-        """INSERT INTO batch(id, tenant, idem_key, body_sha256, name, state, n_accepted, n_rejected,
+        """INSERT INTO batch(id, client, idem_key, body_sha256, name, state, n_accepted, n_rejected,
                              cursor_line, created_ms, preview_id)
-            VALUES(:id, :tenant, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW}, :preview_id)
-            ON CONFLICT(tenant, idem_key) DO NOTHING""",
+            VALUES(:id, :client, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW}, :preview_id)
+            ON CONFLICT(client, idem_key) DO NOTHING""",
         {
             "id": batch_id,
-            "tenant": tenant,
+            "client": client,
             "idem_key": idem_key,
             "body_sha256": body_sha256,
             "name": name,
@@ -46,8 +46,8 @@ def open_batch(
     known = run(
         connection,
         """SELECT id, body_sha256, state, cursor_line FROM batch
-            WHERE tenant = :tenant AND idem_key = :idem_key""",
-        {"tenant": tenant, "idem_key": idem_key},
+            WHERE client = :client AND idem_key = :idem_key""",
+        {"client": client, "idem_key": idem_key},
     ).one()
     if known.body_sha256 != body_sha256:
         raise Conflict(
@@ -67,7 +67,7 @@ def add_jobs(
 ) -> tuple[Rejection, ...]:
     """Add one step of a file; see `Repository.add_jobs`."""
     before = run(
-        connection, "SELECT state, cursor_line FROM batch WHERE id = :id {LOCK}", {"id": batch_id}
+        connection, "SELECT state, cursor_line, client FROM batch WHERE id = :id {LOCK}", {"id": batch_id}
     ).one_or_none()
     if before is None:
         raise NotFound(f"no batch {batch_id}")
@@ -75,7 +75,11 @@ def add_jobs(
         return ()
     if before.state != "ingesting":
         raise Conflict(f"batch {batch_id} is {before.state}: it takes no more jobs")
-    rows = [_job(batch_id, request) for request in requests if request.line_no > before.cursor_line]
+    rows = [
+        _job(batch_id, request, client=before.client)
+        for request in requests
+        if request.line_no > before.cursor_line
+    ]
     refused = [rejection for rejection in rejections if rejection.line_no > before.cursor_line]
     twice = _insert(connection, batch_id, rows) if rows else ()
     refused += twice
@@ -109,7 +113,7 @@ def add_jobs(
     return tuple(twice)
 
 
-def _job(batch_id: str, request: GenerationRequest) -> dict[str, object]:
+def _job(batch_id: str, request: GenerationRequest, *, client: str) -> dict[str, object]:
     return {
         "id": new_id(),
         "batch_id": batch_id,
@@ -123,6 +127,7 @@ def _job(batch_id: str, request: GenerationRequest) -> dict[str, object]:
         "n": request.n,
         "priority": request.priority,
         "metadata": request.metadata,
+        "client": client,
     }
 
 
@@ -133,9 +138,9 @@ def _insert(
     inserted = run(
         connection,
         """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
-                           priority, metadata, not_before_ms, cancel_requested, state, created_ms)
+                           priority, metadata, not_before_ms, cancel_requested, state, created_ms, client)
             VALUES(:id, :batch_id, :seq, :custom_id, :prompt, :negative_prompt, :seed, :width, :height, :n,
-                   :priority, :metadata, 0, 0, 'queued', {NOW})
+                   :priority, :metadata, 0, 0, 'queued', {NOW}, :client)
             ON CONFLICT(batch_id, custom_id) DO NOTHING""",
         rows,
     )

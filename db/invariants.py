@@ -65,6 +65,12 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
     ),
     (
         "I2",
+        "belongs to another client than its batch",
+        """SELECT 'job ' || j.id FROM job j JOIN batch b ON b.id = j.batch_id
+            WHERE j.client <> b.client""",
+    ),
+    (
+        "I2",
         "has another number of rejections than it counted",
         """SELECT 'batch ' || b.id FROM batch b
             WHERE b.n_rejected <> (SELECT count(*) FROM rejected r WHERE r.batch_id = b.id)""",
@@ -191,7 +197,7 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
         "I11",
         "is a shadow outside a batch of shadows, or a user's job inside one",
         """SELECT 'job ' || j.id FROM job j JOIN batch b ON b.id = j.batch_id
-            WHERE (j.shadow_of IS NOT NULL) <> (b.tenant = 'shadow')""",
+            WHERE (j.shadow_of IS NOT NULL) <> (b.client = 'shadow')""",
     ),
     (
         "I11",
@@ -215,7 +221,7 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
         "draws a shadow on another budget than that of its own batch",
         """SELECT 'microbatch ' || m.id FROM microbatch m JOIN batch b ON b.id = m.batch_id
             JOIN ledger l ON l.event_id = 'reserve:' || m.id
-            WHERE b.tenant = 'shadow' AND l.budget_id <> 'batch:' || b.id""",
+            WHERE b.client = 'shadow' AND l.budget_id <> 'batch:' || b.id""",
     ),
 )
 

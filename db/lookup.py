@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from db.dialects import run
-from routet2i.contracts import SHADOW_TENANT
+from routet2i.contracts import SHADOW_CLIENT
 from routet2i.errors import NotFound
 
 SHOWN = 5  # candidates an error lists
@@ -20,8 +20,8 @@ def resolve_batch(connection: Connection, prefix: str) -> str:
     if prefix == "last":
         found = _ids(
             connection,
-            "SELECT id FROM batch WHERE tenant <> :shadow ORDER BY created_ms DESC, id DESC LIMIT 1",
-            {"shadow": SHADOW_TENANT},
+            "SELECT id FROM batch WHERE client <> :shadow ORDER BY created_ms DESC, id DESC LIMIT 1",
+            {"shadow": SHADOW_CLIENT},
         )
         if not found:
             raise NotFound("there is no batch yet; type: routet2i submit FILE")

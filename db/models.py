@@ -67,7 +67,7 @@ batch = Table(
     "batch",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("tenant", Text, nullable=False),  # whose it is
+    Column("client", Text, nullable=False),  # whose it is
     Column("idem_key", Text, nullable=False),  # the submission's key: the same key is the same batch
     Column("body_sha256", Text, nullable=False),  # of what was submitted under that key
     Column("name", Text, nullable=False),  # for people
@@ -77,8 +77,31 @@ batch = Table(
     Column("cursor_line", Integer, nullable=False),  # last line whose fate is committed
     Column("created_ms", BigInteger, nullable=False),
     Column("preview_id", Text, ForeignKey("preview.id")),  # that decided its jobs; NULL = windows do
-    UniqueConstraint("tenant", "idem_key"),
+    Column("announced", Integer, nullable=False, server_default="0"),  # lines its file has, while it is read
+    UniqueConstraint("client", "idem_key"),
     CheckConstraint("state IN ('ingesting', 'open', 'cancelled')", name="state"),
+)
+
+client = Table(
+    "client",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("weight", Integer, nullable=False),  # share of a window's places, beside the others' weights
+    Column("virtual", BigInteger, nullable=False),  # ticks of virtual time at which its next job starts
+    CheckConstraint("weight >= 1", name="weight"),
+    sqlite_with_rowid=False,
+)
+
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batch.id"), primary_key=True),
+    Column("width", Integer, primary_key=True),  # pixels; 0 = the tier's own
+    Column("height", Integer, primary_key=True),
+    Column("jobs", BigInteger, nullable=False),  # queued
+    Column("pictures", BigInteger, nullable=False),  # wanted by them
+    CheckConstraint("jobs >= 0 AND pictures >= jobs", name="amounts"),
+    sqlite_with_rowid=False,
 )
 
 rejected = Table(
@@ -105,6 +128,7 @@ decision_window = Table(
     Column("available_micro_usd", BigInteger),  # what it could spend; NULL = unlimited
     Column("solve_us", BigInteger, nullable=False),  # microseconds the decision took
     Column("committed_ms", BigInteger, nullable=False),
+    Column("reached", BigInteger, nullable=False, server_default="0"),  # ticks of virtual time served so far
 )
 
 budget = Table(
@@ -128,7 +152,7 @@ budget_policy = Table(
     metadata,
     Column("id", BIG_KEY, primary_key=True),  # of one scope, name and span the highest one is in force
     Column("scope", Text, nullable=False),  # contracts.Scope
-    Column("name", Text, nullable=False),  # a batch's id, a client's (batch.tenant) or a deployment's name
+    Column("name", Text, nullable=False),  # a batch's id, a client's or a deployment's name
     Column("span", Text, nullable=False),  # minute, hour, day, month, total
     Column("limit_micro_usd", BigInteger),  # of one period; NULL = no limit any more
     Column("carry", Text, nullable=False),  # contracts.Carry
@@ -213,18 +237,28 @@ job = Table(
     Column("microbatch_id", Text, ForeignKey("microbatch.id")),  # that has it now, or had it last
     Column("created_ms", BigInteger, nullable=False),
     Column("shadow_of", Text, ForeignKey("job.id")),  # the user's job it repeats on the other tier
+    Column("client", Text, nullable=False, server_default="default"),  # its batch's
+    Column("deadline_ms", BigInteger),  # wanted until then; NULL = any time
+    Column("jump_ms", BigInteger),  # from then on it goes before jobs without haste
     UniqueConstraint("batch_id", "seq"),
     UniqueConstraint("batch_id", "custom_id"),
     CheckConstraint("state IN ('queued', 'assigned', 'done')", name="state"),
     CheckConstraint("n >= 1", name="n"),
     Index(
         "ix_job_queue",
+        "client",
         text("priority DESC"),
         "batch_id",
         "seq",
-        "n",
         sqlite_where=text("state = 'queued'"),
         postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_job_jump",
+        "client",
+        "jump_ms",
+        sqlite_where=text("state = 'queued' AND jump_ms IS NOT NULL"),
+        postgresql_where=text("state = 'queued' AND jump_ms IS NOT NULL"),
     ),
     Index(
         "ix_job_microbatch",

@@ -74,14 +74,14 @@ class Repository:
     def open_batch(
         self,
         *,
-        tenant: str,
+        client: str,
         idem_key: str,
         body_sha256: str,
         name: str,
         budget_micro_usd: int | None,
         preview_id: str | None = None,
     ) -> OpenedBatch:
-        """Return the batch of this tenant and key: a new one in state `ingesting`, or the one opened before.
+        """Return the batch of this client and key: a new one in state `ingesting`, or the one opened before.
 
         Args:
             budget_micro_usd: its limit; None = unlimited.
@@ -93,7 +93,7 @@ class Repository:
             self.engine,
             lambda c: intake.open_batch(
                 c,
-                tenant=tenant,
+                client=client,
                 idem_key=idem_key,
                 body_sha256=body_sha256,
                 name=name,

@@ -15,8 +15,8 @@ from db import intake, ledger
 from db.dialects import pack_ids, run
 from db.ledger import Account, Wish
 from routet2i.contracts import (
+    SHADOW_CLIENT,
     SHADOW_REASON,
-    SHADOW_TENANT,
     Assignment,
     Microbatch,
     ShadowPlan,
@@ -46,7 +46,7 @@ def open_batch(connection: Connection, plan: ShadowPlan) -> ShadowBatch | None:
     """
     opened = intake.open_batch(
         connection,
-        tenant=SHADOW_TENANT,
+        client=SHADOW_CLIENT,
         idem_key=plan.key,
         body_sha256="",
         name=f"shadow {plan.key}",
@@ -110,12 +110,20 @@ def record(
     run(
         connection,
         """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
-                           priority, not_before_ms, cancel_requested, state, created_ms, shadow_of)
+                           priority, not_before_ms, cancel_requested, state, created_ms, shadow_of,
+                           client)
             SELECT CAST(:id AS text), CAST(:batch_id AS text), CAST(:seq AS integer), id, prompt,
-                   negative_prompt, seed, width, height, 1, priority, 0, 0, 'queued', {NOW}, id
+                   negative_prompt, seed, width, height, 1, priority, 0, 0, 'queued', {NOW}, id,
+                   CAST(:client AS text)
             FROM job WHERE id = :original""",
         [
-            {"id": shadow_id, "batch_id": batch.batch_id, "seq": seq, "original": original}
+            {
+                "id": shadow_id,
+                "batch_id": batch.batch_id,
+                "seq": seq,
+                "original": original,
+                "client": SHADOW_CLIENT,
+            }
             for seq, (original, shadow_id) in enumerate(ids.items(), start=batch.n_accepted + 1)
         ],
     )

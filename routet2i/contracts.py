@@ -14,7 +14,7 @@ from uuid import UUID
 from routet2i.periods import TOTAL
 
 MESSAGE_VERSION = 1  # of the Celery message {"v": 1, "microbatch_id": "<uuid>"}; other versions are dropped
-SHADOW_TENANT = "shadow"  # owns the batches of shadow jobs; `status` and `last` leave them out
+SHADOW_CLIENT = "shadow"  # owns the batches of shadow jobs; `status` and `last` leave them out
 SHADOW_REASON = "shadow"  # of every shadow's assignment; a code of `scheduler.allocator.REASONS`
 
 
@@ -280,7 +280,7 @@ class OpenedBatch:
     """The batch that a submission belongs to: a new one, or the one the same key opened before."""
 
     batch_id: str
-    created: bool  # False: the same tenant, key and body were submitted before
+    created: bool  # False: the same client, key and body were submitted before
     state: str  # ingesting, open or cancelled
     cursor_line: int  # last line of the file whose fate is already committed
 

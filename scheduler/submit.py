@@ -35,7 +35,7 @@ class Batches(Protocol):
     def open_batch(
         self,
         *,
-        tenant: str,
+        client: str,
         idem_key: str,
         body_sha256: str,
         name: str,
@@ -99,7 +99,7 @@ def submit_file(
     budget_micro_usd: int | None,
     key: str | None = None,
     name: str | None = None,
-    tenant: str = "default",
+    client: str = "default",
     fmt: Format | None = None,
     preview: StoredPreview | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -114,7 +114,7 @@ def submit_file(
         key: makes the submission repeatable; by default the digest of file, format, budget and preview, so
             that the same file with the same budget is the same batch.
         name: shown to people; by default the file's name.
-        tenant: whose key it is.
+        client: whose key it is.
         fmt: by default what the file's name tells, and JSON lines on standard input.
         preview: of this file: each job gets the tier and the price that it promised.
         progress: called after each commit with lines written and lines in all.
@@ -146,7 +146,7 @@ def submit_file(
         body_sha256 = hashlib.sha256(body.encode()).hexdigest()
         name = name or (path.name if path is not None else "stdin")
         opened = repository.open_batch(
-            tenant=tenant,
+            client=client,
             idem_key=key or body_sha256,
             body_sha256=body_sha256,
             name=name,

@@ -162,7 +162,7 @@ class Shop:
         """Submit a batch of `jobs` lines and return its id."""
         key = f"key-{next(self._keys)}"
         opened = self.repository.open_batch(
-            tenant="default", idem_key=key, body_sha256=key, name=key, budget_micro_usd=budget
+            client="default", idem_key=key, body_sha256=key, name=key, budget_micro_usd=budget
         )
         requests = [
             GenerationRequest(

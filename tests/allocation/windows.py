@@ -117,7 +117,7 @@ def refresh_statistics(engine: Engine) -> None:
 def submit(repository: Repository, count: int, *, key: str) -> None:
     """Write a batch under a limit that pays for everything."""
     opened = repository.open_batch(
-        tenant="default", idem_key=key, body_sha256=key, name=key, budget_micro_usd=count * 65_000
+        client="default", idem_key=key, body_sha256=key, name=key, budget_micro_usd=count * 65_000
     )
     for start in range(1, count + 1, STEP):
         last = min(start + STEP - 1, count)

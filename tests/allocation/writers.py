@@ -60,7 +60,7 @@ def prepare(url: str, workload: Workload) -> dict[str, str]:
     for number in range(workload.processes):
         name = batch_of(number)
         opened = repository.open_batch(
-            tenant=client_of(number),
+            client=client_of(number),
             idem_key=name,
             body_sha256=name,
             name=name,

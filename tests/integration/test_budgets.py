@@ -408,7 +408,7 @@ def test_windows_workers_and_cancellations_across_a_rollover_keep_every_promise(
         for turn in range(4):
             purse = Purse(now_ms=NOON + turn * HOUR)
             opened = repository.open_batch(
-                tenant="default", idem_key=f"{number}-{turn}", body_sha256="b", name="n", budget_micro_usd=90
+                client="default", idem_key=f"{number}-{turn}", body_sha256="b", name="n", budget_micro_usd=90
             )
             lines = [GenerationRequest(line_no=i, custom_id=f"c{i}", prompt="p", seed=i) for i in range(1, 7)]
             repository.add_jobs(opened.batch_id, lines, [], cursor_line=6)

@@ -107,7 +107,7 @@ def test_windows_of_two_leaders_share_the_shadows_budget(repository, shop):
         # Then no job has two, and the money is not overdrawn
         assert shop.is_sound()
     assert shop.read("SELECT count(*) FROM job WHERE shadow_of IS NOT NULL") == 3
-    assert shop.read("SELECT count(*) FROM batch WHERE tenant = 'shadow'") == 1
+    assert shop.read("SELECT count(*) FROM batch WHERE client = 'shadow'") == 1
 
 
 def shadow_plan(work, *, limit):
@@ -211,7 +211,7 @@ def test_intake_of_one_file_by_two_processes_is_one_batch(repository, shop):
     opened = together(
         *[
             lambda: repository.open_batch(
-                tenant="t", idem_key="k", body_sha256="b", name="n", budget_micro_usd=9
+                client="t", idem_key="k", body_sha256="b", name="n", budget_micro_usd=9
             )
         ]
         * 4

@@ -43,7 +43,7 @@ def hour(limit: int) -> Purse:
 
 def open_batch(repository: Repository, *, body="b", key="k", budget=None):
     return repository.open_batch(
-        tenant="t", idem_key=key, body_sha256=body, name="n", budget_micro_usd=budget
+        client="t", idem_key=key, body_sha256=body, name="n", budget_micro_usd=budget
     )
 
 

@@ -58,7 +58,7 @@ def rows(shop, query, **values):
 
 
 def shadow_batch(shop):
-    return shop.read("SELECT id FROM batch WHERE tenant = 'shadow'")
+    return shop.read("SELECT id FROM batch WHERE client = 'shadow'")
 
 
 def propensities(shop):
@@ -105,7 +105,7 @@ def test_only_the_first_picture_of_a_job_is_repeated(shop):
 def test_without_a_share_nothing_is_written(shop):
     shop.submit(2)
     shop.window()
-    assert rows(shop, "SELECT count(*) FROM batch WHERE tenant = 'shadow'") == [(0,)]
+    assert rows(shop, "SELECT count(*) FROM batch WHERE client = 'shadow'") == [(0,)]
     assert rows(shop, "SELECT DISTINCT propensity FROM assignment") == [(None,)]
 
 
@@ -201,7 +201,7 @@ def test_windows_of_one_period_share_one_budget_and_the_next_period_has_its_own(
         shop.submit(1)
         record(shop, tier="edge", price=EDGE, limit=CLOUD, key=key)
     # Then each period has one shadow batch with one shadow
-    assert rows(shop, "SELECT name, n_accepted FROM batch WHERE tenant = 'shadow' ORDER BY name") == [
+    assert rows(shop, "SELECT name, n_accepted FROM batch WHERE client = 'shadow' ORDER BY name") == [
         ("shadow default:0", 1),
         ("shadow default:3600", 1),
     ]
@@ -252,7 +252,7 @@ def test_a_users_batch_does_not_know_of_its_shadows(shop):
 def test_a_batch_of_shadows_alone_is_not_last(shop):
     shop.submit(1)
     record(shop)
-    shop.change("UPDATE batch SET tenant = 'shadow'")
+    shop.change("UPDATE batch SET client = 'shadow'")
     with pytest.raises(NotFound, match="no batch yet"):
         shop.repository.resolve_batch("last")
 
@@ -321,7 +321,7 @@ def test_a_yardstick_is_written_once_and_never_changes(shop):
     [
         "UPDATE job SET seed = seed + 1 WHERE shadow_of IS NOT NULL",
         "UPDATE job SET prompt = 'another' WHERE shadow_of IS NOT NULL",
-        "UPDATE batch SET tenant = 'default' WHERE tenant = 'shadow'",
+        "UPDATE batch SET client = 'default' WHERE client = 'shadow'",
         "UPDATE job SET shadow_of = NULL",
     ],
 )

@@ -36,7 +36,7 @@ def ready_in_fake(store: FakeStore, *, jobs: int) -> str:
 
 def ready_in_repository(store: Repository, *, jobs: int) -> str:
     batch = store.open_batch(
-        tenant="t", idem_key=new_id(), body_sha256="0" * 64, name="n", budget_micro_usd=None
+        client="t", idem_key=new_id(), body_sha256="0" * 64, name="n", budget_micro_usd=None
     )
     requests = [
         GenerationRequest(line_no=line, custom_id=f"c{line}", prompt="a", seed=line)

@@ -118,7 +118,7 @@ class Deployment:
     def submit(self, count: int, *, tier: str, per_microbatch: int) -> list[str]:
         """Accept jobs, assign them all to a tier, mark the microbatches sent and return their ids."""
         opened = self.repository.open_batch(
-            tenant="default", idem_key=new_id(), body_sha256="0" * 64, name="test", budget_micro_usd=None
+            client="default", idem_key=new_id(), body_sha256="0" * 64, name="test", budget_micro_usd=None
         )
         requests = [
             GenerationRequest(line_no=line, custom_id=f"job-{line}", prompt=f"a red circle {line}", seed=line)

@@ -32,7 +32,7 @@ def status(**changes: object) -> BatchStatus:
     values: dict[str, object] = {
         "batch_id": "b",
         "name": EVIL,
-        "tenant": "default",
+        "client": "default",
         "state": "open",
         "n_accepted": 3,
         "n_rejected": 1,

@@ -109,7 +109,7 @@ def test_another_budget_or_format_is_another_batch(repository, path):
     path.write_text("[1]\n")
     ids = {
         run(repository, path, **options).batch_id
-        for options in ({}, {"budget_micro_usd": 10**9}, {"fmt": "text"}, {"tenant": "other"})
+        for options in ({}, {"budget_micro_usd": 10**9}, {"fmt": "text"}, {"client": "other"})
     }
     assert len(ids) == 4
 
