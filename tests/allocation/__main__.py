@@ -1,7 +1,7 @@
 """`make allocation`: measure the promises about money and windows, and write `reports/allocation.json`.
 
-Overspend under many writers, gain beside hindsight, speed of a decision, speed of the window loop. Parts that
-are not measured keep their rows of the last report.
+Overspend under many writers, previews beside bills, gain beside hindsight, speed of a decision, speed of the
+window loop. Parts that are not measured keep their rows of the last report.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     now: list[Figure] = []
     with ExitStack() as stack:
         made = None
-        if {"overspend", "windows"} & set(args.parts):
+        if {"overspend", "preview", "windows"} & set(args.parts):
             made = stack.enter_context(databases())
         for part in args.parts:
             rows = named(part, measured(part, made, quick=args.quick))
@@ -54,6 +54,10 @@ def measured(part: str, made: Databases | None, *, quick: bool) -> Iterator[Figu
         from tests.allocation.workload import FULL, QUICK
 
         yield from overspend_figures(made, workload=QUICK if quick else FULL, command=COMMAND)
+    if part == "preview":
+        from tests.allocation.previews import preview_figures
+
+        yield from preview_figures(made, quick=quick, command=COMMAND)
     if part == "windows":
         from tests.allocation.windows import PENDING, window_figures
 

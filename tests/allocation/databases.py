@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from db.session import make_engine, upgrade
 
-DIALECTS = ("sqlite", "postgresql")
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+DIALECTS = tuple(NAMES)
 CONNECTIONS = 400  # of the server: 256 writers, schedulers and ourselves
 
 

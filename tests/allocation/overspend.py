@@ -9,12 +9,11 @@ from db.invariants import check_invariants
 from db.session import make_engine
 from routet2i.figures import Figure
 from tests.allocation import gateway, naive, writers
-from tests.allocation.databases import DIALECTS, Databases
+from tests.allocation.databases import DIALECTS, NAMES, Databases
 from tests.allocation.processes import Role, run_roles
 from tests.allocation.workload import Workload, excess
 
 USED_UP = 0.9  # of a limit: the average wish no longer fits into a batch's
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def overspend_figures(made: Databases, *, workload: Workload, command: str) -> Iterator[Figure]:

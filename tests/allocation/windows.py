@@ -22,11 +22,10 @@ from routet2i.tiers import TierProfile
 from scheduler.dispatch import send_ready
 from scheduler.predictor.interface import open_predictor
 from scheduler.service import run_window
-from tests.allocation.databases import DIALECTS, Databases
+from tests.allocation.databases import DIALECTS, NAMES, Databases
 
 JUDGED = 10_000  # pending jobs of the target
 TARGETS = {"sqlite": 5_000, "postgresql": 10_000}  # jobs per second
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 PENDING = (1_000, JUDGED, 100_000, 1_000_000)
 WINDOW_JOBS = 1_000  # so that the smallest number pending fills one
 MEASURED = 10_000  # jobs that are decided, however many are pending

@@ -1,8 +1,6 @@
 """Previews that are submitted: each job gets what was promised, and the bill is the preview."""
 
-import hashlib
 import json
-import random
 from dataclasses import replace
 
 import pytest
@@ -16,111 +14,21 @@ from db.session import transaction
 from db.story import job_story
 from routet2i.contracts import (
     BudgetPolicy,
-    Prediction,
-    PreviewHead,
-    PreviewLine,
     Scope,
-    TierKind,
-    Yardstick,
 )
 from routet2i.errors import BudgetTooSmall, Conflict, NotFound, TierError
-from routet2i.execution import Outcome, run_microbatch
-from routet2i.fakes import FakeGenerator, FakePictures, FakeScorer
 from routet2i.settings import Settings
-from routet2i.tiers import packaged, read_tiers
 from scheduler.cli.results import tell
-from scheduler.intake import guess_format
-from scheduler.preview import plan
-from scheduler.preview_lines import preview_lines
-from scheduler.prompt_file import read_prompt_file
-from scheduler.service import run_window
 from scheduler.submit import submit_file
+from tests.allocation.bills import TIERS, ByNumber, assigned, bill, preview, submit, window
 
-TIERS = read_tiers(packaged("pocket"))  # edge 9,000 and cloud 65,000 micro-dollars a picture
 SQLITE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-SIZES = (None, (64, 64), (96, 64), (128, 128), (48, 80))
 BATCHES = {"sqlite": 100, "postgresql": 10}
-
-
-class ByNumber:
-    """A predictor for prompts that end in their PRS in percent; it remembers what it was asked."""
-
-    name = "by_number"
-    version = "test"
-
-    def __init__(self):
-        self.asked = []
-
-    def predict(self, prompts):
-        self.asked += prompts
-        return [_prediction(int(prompt.split()[-1]) / 100) for prompt in prompts]
-
-
-def _prediction(prs):
-    scores = {"edge": prs, "middle": 0.6, "cloud": 1 - prs}
-    return Prediction(prs=prs, scores={tier: {"clarity": score / 3} for tier, score in scores.items()})
 
 
 def write(path, numbers, **fields):
     path.write_text("".join(json.dumps({"prompt": f"a dog {one}"} | fields) + "\n" for one in numbers))
     return path
-
-
-def preview(repository, path, *, tiers=TIERS, budget=None, share=None, yardstick=None):
-    """Keep the plan of a file, as the command does; `share` puts the budget between least and most."""
-    requests = [one for one in read_prompt_file(path, settings=Settings()) if hasattr(one, "prompt")]
-    predictions = ByNumber().predict([one.prompt for one in requests])
-    if share is not None:
-        curve = plan(requests, predictions, tiers=tiers, yardstick=yardstick).curve
-        budget = curve.floor + round(share * (curve.ceiling - curve.floor))
-    made = plan(requests, predictions, tiers=tiers, yardstick=yardstick, budget=budget)
-    head = PreviewHead(
-        file_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        fmt=guess_format(path),
-        predictor_name=ByNumber.name,
-        predictor_version=ByNumber.version,
-        budget_micro_usd=budget,
-        jobs=len(requests),
-        micro_usd=made.preview.micro_usd,
-    )
-    lines = preview_lines(made, requests, predictions, tiers=tiers)
-    return repository.find_preview(repository.add_preview(head, lines)), lines
-
-
-def submit(repository, path, stored, *, tiers=TIERS, budget=None, key=None):
-    return submit_file(
-        repository, path, tiers=tiers, settings=Settings(), budget_micro_usd=budget, preview=stored, key=key
-    )
-
-
-def window(repository, predictor=None, *, tiers=TIERS, now=0.0, **settings):
-    return run_window(
-        repository, predictor or ByNumber(), tiers=tiers, settings=Settings(**settings), term=None, now=now
-    )
-
-
-def assigned(repository, batch_id):
-    """What each line of a batch was assigned, as the lines of a preview."""
-    with repository.engine.connect() as connection:
-        rows = connection.execute(
-            text(
-                "SELECT j.seq, a.tier, a.reason, a.prs, a.threshold, a.micro_usd, a.scores FROM assignment a "
-                "JOIN job j ON j.id = a.job_id WHERE j.batch_id = :id ORDER BY j.seq"
-            ),
-            {"id": batch_id},
-        ).all()
-    return [
-        PreviewLine(
-            line_no=row.seq,
-            tier=row.tier,
-            reason=row.reason,
-            prs=row.prs,
-            threshold=row.threshold,
-            micro_usd=row.micro_usd,
-            scores=json.loads(row.scores),
-        )
-        for row in rows
-    ]
 
 
 def waiting(repository, batch_id):
@@ -133,99 +41,24 @@ def waiting(repository, batch_id):
         return {row.seq: row.defer_reason for row in rows}
 
 
-def draw_all(repository, tiers):
-    """Work off every ready microbatch as workers do, with fakes in place of models."""
-    pictures = FakePictures()
-    for tier in tiers.routed:
-        while sent := repository.mark_sent(limits={tier: 1_000}):
-            for one in sent:
-                ended = run_microbatch(
-                    one.microbatch_id,
-                    store=repository,
-                    profile=tiers[tier],
-                    worker=f"fake-{tier}",
-                    load=lambda: (FakeGenerator(distinct=False), FakeScorer(["clarity"])),
-                    pictures=pictures,
-                    lease_seconds=30.0,
-                )
-                assert ended is Outcome.DONE
-
-
 # ---------------------------------------------------------------- the bill
 
 
-def random_tiers(chance):
-    """Tiers of two or three, with prices by picture, by pixels and steps, and by size."""
-
-    def priced(name, kind, most):
-        sizes = [size for size in SIZES if size is not None and chance.random() < 0.3]
-        return replace(
-            TIERS[kind.value],
-            name=name,
-            kind=kind,
-            queue=name,
-            micro_usd_per_image=chance.randint(0, most),
-            micro_usd_per_megapixel_step=chance.choice((0, chance.randint(1, 5_000))),
-            prices={f"{width}x{height}": chance.randint(0, 2 * most) for width, height in sizes},
-        )
-
-    profiles = {
-        "edge": priced("edge", TierKind.EDGE, 10_000),
-        "middle": priced("middle", TierKind.CLOUD, 40_000),
-        "cloud": priced("cloud", TierKind.CLOUD, 90_000),
-    }
-    routed = ("edge", "middle", "cloud") if chance.random() < 0.5 else ("edge", "cloud")
-    return replace(TIERS, profiles=profiles, routed=routed)
-
-
-def random_file(path, chance):
-    """Good lines of random size, number and priority, and a bad one now and then."""
-    lines = []
-    for number in range(chance.randint(1, 60)):
-        size = chance.choice(SIZES)
-        line = {
-            "prompt": f"a dog {chance.randint(0, 100)}" if number == 0 or chance.random() < 0.95 else "",
-            "n": chance.randint(1, 4),
-            "priority": chance.randint(0, 2),
-        }
-        lines.append(line | ({} if size is None else {"width": size[0], "height": size[1]}))
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 def test_what_a_preview_costs_is_reserved_and_charged_to_the_micro_dollar(repository, shop, tmp_path):
-    yardstick = Yardstick(weights={"clarity": 1.0}, spans={"clarity": 0.1})
-    tiers_used, moved = set(), 0
-    for seed in range(BATCHES[repository.engine.dialect.name]):
-        # Given a preview of a random file at random prices under a random budget
-        chance = random.Random(seed)
-        tiers = random_tiers(chance)
-        path = random_file(tmp_path / f"{seed}.jsonl", chance)
-        share = chance.choice((None, 0.0, 1.0, chance.random()))
-        stored, lines = preview(repository, path, tiers=tiers, share=share, yardstick=yardstick)
-        cost = stored.head.micro_usd
-        assert sum(line.micro_usd for line in lines) == cost
-        # When it is submitted, half of the times at other prices, and decided in windows of any size
-        later = tiers if seed % 2 else random_tiers(chance)
-        later = replace(later, routed=tiers.routed)
-        submission = submit(repository, path, stored, tiers=later)
-        moved += submission.repriced_micro_usd != cost
-        predictor = ByNumber()
-        size, parts = chance.randint(1, 80), chance.randint(1, 20)
-        while window(repository, predictor, tiers=later, window_jobs=size, microbatch_jobs=parts):
-            pass
+    # Given previews of random files at random prices under random budgets
+    # When each is submitted, half of them at other prices, decided in windows of any size, and drawn
+    seeds = range(BATCHES[repository.engine.dialect.name])
+    bills = [bill(repository, tmp_path, seed=seed) for seed in seeds]
+    for one in bills:
         # Then each line has what the preview said, nobody asked for a prediction, and its cost is reserved
-        assert assigned(repository, submission.batch_id) == lines
-        assert predictor.asked == []
-        assert submission.budget_micro_usd == cost
-        assert shop.money(submission.batch_id) == (cost, 0)
+        assert one.kept == one.lines
+        assert one.asked == 0
+        assert one.promised == sum(line.micro_usd for line in one.lines) == one.limit == one.reserved
         # And when all of it is drawn, that is the bill
-        draw_all(repository, later)
-        assert shop.money(submission.batch_id) == (0, cost)
-        assert shop.states(submission.batch_id) == {"succeeded": len(lines)}
-        tiers_used |= {line.tier for line in lines}
-    assert tiers_used == {"edge", "middle", "cloud"}
-    assert moved > 0
+        assert (one.charged, one.held_back) == (one.promised, 0)
+        assert shop.states(one.batch_id) == {"succeeded": len(one.lines)}
+    assert {line.tier for one in bills for line in one.lines} == {"edge", "middle", "cloud"}
+    assert any(one.repriced for one in bills)
     assert shop.is_sound()
 
 
