@@ -16,6 +16,7 @@ from sqlalchemy import text
 from db.audit import batch_status
 from db.repository import Repository
 from routet2i.contracts import (
+    GenerationRequest,
     Prediction,
     PreviewHead,
     PreviewLine,
@@ -74,7 +75,7 @@ def preview(
 ) -> tuple[StoredPreview, list[PreviewLine]]:
     """Keep the plan of a file, as the command does; `share` puts the budget between least and most."""
     read = read_prompt_file(path, settings=Settings())
-    requests = [one for one in read if hasattr(one, "prompt")]
+    requests = [one for one in read if isinstance(one, GenerationRequest)]
     predictions = ByNumber().predict([one.prompt for one in requests])
     if share is not None:
         curve = plan(requests, predictions, tiers=tiers, yardstick=yardstick).curve

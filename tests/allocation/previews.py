@@ -3,7 +3,10 @@
 It knows `tests.allocation.bills` and counts.
 """
 
+import logging
 from collections.abc import Iterator
+
+import structlog
 
 from db.repository import Repository
 from db.session import make_engine
@@ -17,6 +20,7 @@ QUICK_BATCHES = 10
 
 def preview_figures(made: Databases, *, quick: bool, command: str) -> Iterator[Figure]:
     """Yield for each database how far reservations and charges are from what previews promised."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     batches = QUICK_BATCHES if quick else BATCHES
     for dialect in DIALECTS:
         repository = Repository(make_engine(made.fresh(dialect)))
@@ -24,7 +28,7 @@ def preview_figures(made: Databases, *, quick: bool, command: str) -> Iterator[F
         repository.engine.dispose()
         apart = sum(abs(one.promised - one.reserved) + abs(one.promised - one.charged) for one in bills)
         yield Figure(
-            figure=f"preview against reservation and charge, {batches} random batches, {NAMES[dialect]}",
+            figure=f"against what was reserved and charged, {batches} random batches, {NAMES[dialect]}",
             value=float(apart),
             unit="micro-dollars apart, in sum",
             baseline=f"{sum(one.promised for one in bills) / 1e6:,.2f} dollars promised in "
