@@ -53,6 +53,7 @@ class BatchStatus:
     n_rejected: int
     by_state: Mapping[JobState, int]  # jobs; all six states, zero where there is none
     by_tier: Mapping[str, int]  # jobs assigned so far
+    device_seconds: Mapping[str, float]  # tier -> time its devices spent on finished jobs
     limit_micro_usd: int | None  # None = unlimited
     reserved_micro_usd: int
     spent_micro_usd: int
@@ -115,12 +116,14 @@ def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
         raise NotFound(f"no batch {batch_id}")
     by_state = dict.fromkeys(JobState, 0)
     by_tier: dict[str, int] = defaultdict(int)
+    device_seconds: dict[str, float] = defaultdict(float)
     last_ms = 0
     for row in run(
         connection,
         """SELECT CASE WHEN o.state IS NOT NULL THEN o.state
                        WHEN j.state = 'assigned' AND m.state = 'claimed' THEN 'running'
-                       ELSE j.state END AS shown, m.tier, count(*) AS jobs, max(o.at_ms) AS last_ms
+                       ELSE j.state END AS shown, m.tier, count(*) AS jobs, max(o.at_ms) AS last_ms,
+                       sum(o.seconds) AS seconds
             FROM job j LEFT JOIN outcome o ON o.job_id = j.id LEFT JOIN microbatch m ON m.id = j.microbatch_id
             WHERE j.batch_id = :id GROUP BY 1, 2 ORDER BY 2""",
         {"id": batch_id},
@@ -129,6 +132,7 @@ def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
         last_ms = max(last_ms, row.last_ms or 0)
         if row.tier is not None:
             by_tier[row.tier] += row.jobs
+            device_seconds[row.tier] += row.seconds or 0.0
     final = sum(jobs for state, jobs in by_state.items() if state.is_final)
     complete = batch.state != "ingesting" and final == batch.n_accepted
     return BatchStatus(
@@ -140,6 +144,7 @@ def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
         n_rejected=batch.n_rejected,
         by_state=by_state,
         by_tier=dict(by_tier),
+        device_seconds=dict(device_seconds),
         limit_micro_usd=batch.lim,
         reserved_micro_usd=batch.reserved,
         spent_micro_usd=batch.spent,

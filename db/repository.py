@@ -21,6 +21,7 @@ from db import (
     pairs,
     predictors,
     previews,
+    speeds,
     sweeping,
     windows,
     workers,
@@ -44,10 +45,12 @@ from routet2i.contracts import (
     RecordedWindow,
     Rejection,
     SentMicrobatch,
+    Speed,
     StoredPreview,
     SweepReport,
     WindowPlan,
     WindowWork,
+    Work,
     Yardstick,
     new_id,
 )
@@ -292,6 +295,30 @@ class Repository:
         """Return tier -> workers, idle or busy, that were heard of within so many seconds."""
         with reading(self.engine) as connection:
             return workers.live_workers(connection, within_seconds=within_seconds)
+
+    # time
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Return the seconds per picture of each tier and size, from each tier's newest thousand jobs.
+
+        The median over pictures, so that what a worker's first ones take longer does not count. Jobs that
+        took no time (fakes) are left out.
+        """
+        with reading(self.engine) as connection:
+            return speeds.speeds(connection)
+
+    def backlog(self) -> tuple[Work, ...]:
+        """Return the pictures that wait or are being drawn, of all batches.
+
+        Exact up to two hundred microbatches of a tier; beyond, they are reckoned from so many.
+        """
+        with reading(self.engine) as connection:
+            return speeds.backlog(connection)
+
+    def work_left(self, batch_id: str) -> tuple[Work, ...]:
+        """Return the pictures of a batch that wait or are being drawn."""
+        with reading(self.engine) as connection:
+            return speeds.left(connection, batch_id)
 
     # sweep
 

@@ -382,6 +382,27 @@ class Waiting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """How long a tier took lately for pictures of one size."""
+
+    tier: str
+    width: int  # pixels
+    height: int
+    seconds: float  # of the device per picture, above 0: the median over pictures
+    pictures: int  # it was measured on
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Pictures of one size that are not drawn yet."""
+
+    tier: str | None  # None = not decided yet
+    width: int | None  # pixels; None = the tier's own
+    height: int | None
+    pictures: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WindowWork:
     """What one decision round may decide about."""
 

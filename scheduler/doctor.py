@@ -26,6 +26,7 @@ from routet2i.tiers import POCKET
 from scheduler import broker
 from scheduler.local import find_broker, running
 from scheduler.predictor.interface import LIVE, find_network, open_predictor, resolve
+from scheduler.speeds import Speeds
 
 BASE = ("celery", "kombu", "redis", "SQLAlchemy", "alembic", "pydantic-settings")
 MODELS = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "safetensors")
@@ -67,6 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _broker,
         _stack,
         _workers,
+        _speeds,
     )
     for check in checks:
         name = check.__name__.removeprefix("_")
@@ -265,3 +267,19 @@ def _workers(settings: Settings) -> Finding:
     if silent is not None:
         return _finding("workers", Level.WARN, text, f"routet2i up, or routet2i worker {silent}")
     return _finding("workers", Level.OK, text)
+
+
+def _speeds(settings: Settings) -> Finding:
+    tiers = settings.read_tiers()
+    with _registry(settings) as registry:
+        speeds = Speeds.of(tiers, () if registry is None else registry.speeds())
+    apart = speeds.disagreements()
+    if apart:
+        text = "; ".join(one.sentence(tiers.source) for one in apart)
+        return _finding("speeds", Level.WARN, text, "; ".join(one.remedy for one in apart))
+    known = [
+        f"{name} {each:.3g} s a picture ({speeds.source(name)})"
+        for name in tiers.routed
+        if (each := speeds.seconds(name, 1, None, None)) is not None
+    ]
+    return _finding("speeds", Level.OK, ", ".join(known) or "none measured yet")

@@ -17,6 +17,7 @@ from scheduler.allocation.knapsack import solve
 from scheduler.allocation.options import Bound, Choice, Options
 from scheduler.gains import options_of
 from scheduler.quality_curve import QualityCurve, quality_curve
+from scheduler.speeds import Speeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class TierPart:
     pictures: int
     micro_usd: int
     seconds: float | None  # of one device; None = nobody knows how long a picture takes
+    seconds_from: str | None  # where that comes from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +91,7 @@ def plan(
     yardstick: Yardstick | None,
     budget: int | None = None,
     quality: float | None = None,
+    speeds: Speeds | None = None,
 ) -> Plan:
     """Return what a batch of these lines would come to.
 
@@ -99,6 +102,7 @@ def plan(
         budget: micro-dollars, at least the floor; None = no limit.
         quality: instead of a budget: the least money that brings this share of the gain of all jobs on the
             cloud tier, in (0, 1]. Where the cloud gains nothing that is the floor.
+        speeds: how long pictures take, which no choice depends on; None = what the tier file says.
     Raises:
         ValueError: the budget is below the floor, or budget and quality are both given.
     """
@@ -124,7 +128,14 @@ def plan(
         floor_micro_usd=curve.floor,
         ceiling_micro_usd=curve.ceiling,
         parts=tuple(
-            _part(name, column, requests, choice=choice, options=options, tiers=tiers)
+            _part(
+                name,
+                column,
+                requests,
+                choice=choice,
+                options=options,
+                speeds=speeds or Speeds.of(tiers, ()),
+            )
             for column, name in enumerate(tiers.routed)
         ),
         gain=choice.gain,
@@ -144,11 +155,11 @@ def _part(
     *,
     choice: Choice,
     options: Options,
-    tiers: Tiers,
+    speeds: Speeds,
 ) -> TierPart:
     rows = np.flatnonzero(choice.tier == column).tolist()
     own = [requests[row] for row in rows]
-    seconds = [tiers[name].seconds(one.n, width=one.width, height=one.height) for one in own]
+    seconds = [speeds.seconds(name, one.n, one.width, one.height) for one in own]
     known = [one for one in seconds if one is not None]
     return TierPart(
         tier=name,
@@ -156,6 +167,7 @@ def _part(
         pictures=sum(one.n for one in own),
         micro_usd=int(options.micro_usd[rows, column].sum()),
         seconds=sum(known) if len(known) == len(seconds) else None,
+        seconds_from=speeds.source(name),
     )
 
 

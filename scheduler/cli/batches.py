@@ -4,6 +4,8 @@ It parses and prints; what happens is `scheduler.submit` and `db`.
 """
 
 import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -14,14 +16,19 @@ from rich.progress import Progress
 
 from db import audit
 from db.audit import BatchStatus
+from db.repository import Repository
 from routet2i.contracts import CancelReport, JobState
 from routet2i.errors import UsageError
 from routet2i.heartbeat import LIVE_SECONDS
+from routet2i.settings import Settings
+from scheduler.cli.durations import told
 from scheduler.cli.exits import Exit
 from scheduler.cli.session import open_repository, read_settings, typed
-from scheduler.cli.show import as_json, clean, console, money, table, write_line
+from scheduler.cli.show import as_json, clean, console, money, span, table, write_line
 from scheduler.cli.watch import finished, summary, watch
+from scheduler.duration import Duration, device_seconds, duration
 from scheduler.intake import Format
+from scheduler.speeds import Speeds
 from scheduler.submit import Submission, submit_file
 
 SHOWN = 20  # rejections and batches on a terminal; the database has all
@@ -152,7 +159,8 @@ def status(
     """
     if watching and json:
         raise UsageError("--watch is for people, --json for programs; choose one")
-    repository = open_repository(read_settings(ctx))
+    settings = read_settings(ctx)
+    repository = open_repository(settings)
     if batch is None and not watching:
         _print_batches(audit.batches(repository.engine, limit=SHOWN), json=json)
         return
@@ -161,11 +169,14 @@ def status(
         ended = watch(repository, batch_id, console=console(), stop=threading.Event())
         raise typer.Exit(exit_code(ended))
     found = audit.batch_status(repository.engine, batch_id)
-    if json:
-        write_line(as_json(found))
-        return
-    _print_status(found)
     live = repository.live_workers(within_seconds=LIVE_SECONDS)
+    decided = bool(found.by_tier) and not found.complete
+    rest = _rest(found, repository, settings=settings, live=live) if decided else None
+    if json:
+        expected = None if rest is None else rest.expected
+        write_line(as_json(asdict(found) | {"left": expected, "left_from": rest and rest.source}))
+        return
+    _print_status(found, rest=rest)
     if not found.complete and not live:
         console().print("no worker is alive; type: routet2i up")
 
@@ -199,7 +210,38 @@ def _print_batches(found: list[BatchStatus], *, json: bool) -> None:
     console().print(table(None, columns=columns, rows=rows))
 
 
-def _print_status(found: BatchStatus) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rest:
+    """What a batch still needs."""
+
+    expected: Duration
+    text: str
+    source: str  # of the seconds per picture
+
+
+def _rest(
+    found: BatchStatus, repository: Repository, *, settings: Settings, live: Mapping[str, int]
+) -> _Rest:
+    """Return how long the rest of a batch takes if no other is drawn beside it.
+
+    Jobs that no window has decided are expected to split as those before them.
+    """
+    speeds = Speeds.of(settings.read_tiers(), repository.speeds())
+    assigned = sum(found.by_tier.values())
+    work = device_seconds(
+        repository.work_left(found.batch_id),
+        speeds=speeds,
+        split={tier: jobs / assigned for tier, jobs in found.by_tier.items()},
+    )
+    expected = duration(dict(sorted(work.items(), reverse=True)), live=live)  # edge before cloud
+    return _Rest(
+        expected=expected,
+        text=told(expected, speeds=speeds),
+        source=speeds.sources(expected.workers),
+    )
+
+
+def _print_status(found: BatchStatus, *, rest: _Rest | None) -> None:
     out = console()
     out.print(f"batch {found.batch_id}  {clean(found.name)}")
     out.print(
@@ -207,9 +249,13 @@ def _print_status(found: BatchStatus) -> None:
         f"{found.n_rejected} rejected, {summary(found)}"
     )
     out.print(", ".join(f"{state.value} {jobs}" for state, jobs in found.by_state.items() if jobs))
-    left = seconds_left(found, now=datetime.now(tz=UTC))
-    if left is not None:
-        out.print(f"about {left:.0f} s left")
+    if used := sorted(found.device_seconds.items(), reverse=True):
+        text = ", ".join(f"{clean(tier)} {seconds:.1f}" for tier, seconds in used)
+        out.print(f"device seconds: {text}", soft_wrap=True)
+    if rest is not None and rest.expected.seconds:
+        out.print(f"left: {rest.text}", soft_wrap=True)
+    elif (pace := seconds_left(found, now=datetime.now(tz=UTC))) is not None:
+        out.print(f"left: about {span(pace)} at the pace so far", soft_wrap=True)
 
 
 def seconds_left(found: BatchStatus, *, now: datetime) -> float | None:

@@ -161,19 +161,22 @@ def _metrics(told: dict[str, Any]) -> Table:
     table.add_column("weight", justify="right")
     table.add_column("D", justify="right")
     table.add_column("cloud │ edge".center(2 * HALF_BAR + 1), no_wrap=True)
-    table.add_column("its expert looks at", overflow="fold")
+    selects = any(one["looks_at"] for one in told["metrics"])  # an artefact of one expert selects no words
+    if selects:
+        table.add_column("its expert looks at", overflow="fold")
     table.add_column("strongest pulls", overflow="fold")
     for one in told["metrics"]:
         pulls = Text(", ").join(
             Text(f"{_shown(word['word'])} {word['pull']:+.2f}", style=EDGE if word["pull"] > 0 else CLOUD)
             for word in one["pulls"][:SHOWN]
         )
+        looks = ", ".join(f"{_shown(word['word'])} {word['share']:.0%}" for word in one["looks_at"][:SHOWN])
         table.add_row(
             clean(one["metric"]),
             f"{one['weight']:.2f}",
             f"{one['d']:.3f}",
             bar(one["d"]),
-            ", ".join(f"{_shown(word['word'])} {word['share']:.0%}" for word in one["looks_at"][:SHOWN]),
+            *([looks] if selects else []),
             pulls or Text("no word moves it", style="dim"),
             style="" if one["weight"] else "dim",
         )

@@ -5,6 +5,7 @@ submitted as it is; the plan itself is `scheduler.preview`. Nothing is drawn and
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +16,22 @@ from rich.progress import Progress
 from db.repository import Repository
 from routet2i.contracts import GenerationRequest, Prediction, PreviewHead
 from routet2i.errors import BudgetTooSmall, UsageError
+from routet2i.heartbeat import LIVE_SECONDS
 from routet2i.tiers import Tiers
 from scheduler.cli.batches import Json, micro_usd
+from scheduler.cli.durations import told
 from scheduler.cli.networks import open_named, registry_of
 from scheduler.cli.prompt_lines import PromptLines
 from scheduler.cli.session import read_settings, typed
-from scheduler.cli.show import as_json, console, money, shortened, table, write_line
+from scheduler.cli.show import as_json, console, money, shortened, span, table, write_line
+from scheduler.duration import Duration, device_seconds, duration
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 from scheduler.preview import Cut, Plan, Preview, plan
 from scheduler.preview_lines import preview_lines
 from scheduler.prompt_file import prompt_format
 from scheduler.quality_curve import QualityCurve
+from scheduler.speeds import Speeds
 
 ASKED = 256  # prompts at once: a progress bar that moves, and little padding
 POINTS = 21  # of the curve on a terminal
@@ -50,7 +55,7 @@ def preview(
     plot: Annotated[Path | None, typer.Option(help="Draw that curve into this PNG file.")] = None,
     json: Json = False,
 ) -> None:
-    """Say what a file would cost and bring: split, money, predicted quality, the job at the cut.
+    """Say what a file would cost and bring: split, money, time, predicted quality, the job at the cut.
 
     Quality is gain: how far predicted pictures are above the edge tier's, as a share of what all jobs on the
     cloud tier would gain. The plan is kept: submit it with --from-preview, and it is the bill.
@@ -76,6 +81,8 @@ def preview(
             f"the budget of {money(limit)} does not cover {len(requests)} jobs on tier {tiers.edge}; "
             f"type --budget {money(floor).removeprefix('$')} or more"
         )
+    repository = registry_of(settings)
+    speeds = Speeds.of(tiers, () if repository is None else repository.speeds())
     made = plan(
         requests,
         predictions,
@@ -83,7 +90,9 @@ def preview(
         yardstick=yardstick_of(predictor),
         budget=limit,
         quality=quality,
+        speeds=speeds,
     )
+    time = _time(made.preview, speeds=speeds, repository=repository)
     if plot is not None:
         from scheduler.quality_plot import draw_curve
 
@@ -96,7 +105,7 @@ def preview(
         lines=lines,
         predictor=predictor,
         tiers=tiers,
-        repository=registry_of(settings),
+        repository=repository,
     )
     if json:
         points = [_point(made.curve, point, made.preview) for point in made.curve.sampled(POINTS)]
@@ -105,11 +114,16 @@ def preview(
             "predictor": predictor.name,
             "version": predictor.version,
             "rejected": lines.rejected,
+            "duration": time.alone,
+            "duration_behind_what_waits": time.behind,
+            "pictures_that_wait": time.waiting,
+            "disagreements": speeds.disagreements(),
         }
         write_line(as_json(said | {"preview": made.preview} | ({"curve": points} if curve else {})))
     else:
         out = console()
         _print(made, predictor=predictor, out=out)
+        _print_time(time, speeds=speeds, out=out)
         if curve:
             _print_curve(made, out=out)
         if kept is None:
@@ -124,6 +138,37 @@ def preview(
             choice = f"--from-preview {kept}"
         out.print(f"next: {typed(ctx)} submit {file} {choice}", soft_wrap=True)
     lines.exit_if_rejected()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Time:
+    """How long a plan would take."""
+
+    alone: Duration
+    behind: Duration  # all that waits goes first
+    waiting: int  # pictures that wait or are being drawn now
+
+
+def _time(one: Preview, *, speeds: Speeds, repository: Repository | None) -> _Time:
+    """Return how long a plan takes; pictures that wait without a tier are expected to split like its own."""
+    device = {part.tier: part.seconds for part in one.parts}
+    if repository is None:
+        alone = duration(device, live={})
+        return _Time(alone=alone, behind=alone, waiting=0)
+    live = repository.live_workers(within_seconds=LIVE_SECONDS)
+    work = repository.backlog()
+    split = {part.tier: part.pictures / one.pictures for part in one.parts}
+    before = device_seconds(work, speeds=speeds, split=split)
+    both = {tier: _sum(before.get(tier, 0.0), seconds) for tier, seconds in device.items() if seconds != 0}
+    return _Time(
+        alone=duration(device, live=live),
+        behind=duration(both, live=live),
+        waiting=sum(part.pictures for part in work),
+    )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _keep(
@@ -176,7 +221,7 @@ def _print(made: Plan, *, predictor: Predictor, out: Console) -> None:
                     part.jobs,
                     part.pictures,
                     money(part.micro_usd),
-                    None if part.seconds is None else round(part.seconds, 1),
+                    None if part.seconds is None else f"{part.seconds:.1f}",
                 )
                 for part in one.parts
             ],
@@ -203,6 +248,20 @@ def _print(made: Plan, *, predictor: Predictor, out: Console) -> None:
     for label, cut in (("last in ", one.last_bought), ("first out", one.first_refused)):
         if cut is not None:
             out.print(f"{label} {_cut(cut)}", soft_wrap=True)
+
+
+def _print_time(time: _Time, *, speeds: Speeds, out: Console) -> None:
+    text = told(time.alone, speeds=speeds)
+    if time.waiting:
+        later = time.behind.seconds
+        text += f"; {time.waiting} pictures wait or are being drawn now: " + (
+            "nobody knows how long those take"
+            if later is None
+            else f"about {span(later)} if all of them go first"
+        )
+    out.print(f"time     {text}", soft_wrap=True)
+    for one in speeds.disagreements():
+        out.print(f"note     {one.sentence(speeds.tiers.source)}; {one.remedy}", soft_wrap=True)
 
 
 def _cut(cut: Cut) -> str:

@@ -45,6 +45,14 @@ def money(micro_usd: int | None) -> str:
     return f"${whole}.{f'{rest:06d}'.rstrip('0'):0<2}"
 
 
+def span(seconds: float) -> str:
+    """Return a time in one unit, as whole as it is known: an estimate needs no more."""
+    for unit, length, until in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3_600, 36 * 3_600)):
+        if seconds < until:
+            return f"{max(1, round(seconds / length))} {unit}"
+    return f"{round(seconds / 86_400)} days"
+
+
 def clean(text: str) -> str:
     """Return a text in one line that cannot move a terminal's cursor or reorder what is read."""
     kept = _CONTROL.sub(" ", text)

@@ -1,7 +1,7 @@
 """`simulate`: hours of traffic against every policy, before any of it is drawn or paid.
 
 It parses and prints; what happens is `scheduler.simulation`. Of a deployment it reads the tier file, the
-predictor and the window's pace.
+predictor, the window's pace and how long pictures took.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,11 @@ from routet2i.settings import Settings
 from routet2i.tiers import packaged
 from scheduler.cli.batches import SHOWN, Json, micro_usd
 from scheduler.cli.exits import Exit
-from scheduler.cli.networks import open_named
+from scheduler.cli.networks import open_named, registry_of
 from scheduler.cli.rated_tables import read_rated
 from scheduler.cli.session import read_settings
 from scheduler.cli.show import as_json, clean, console, money, table, write_line
+from scheduler.speeds import Speeds
 
 if TYPE_CHECKING:
     from scheduler.simulation.pools import Pool
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
     from scheduler.simulation.traffic import Traffic
 
 POCKET_SECONDS = {"edge": 0.045, "cloud": 0.63}  # per picture on one CPU core; reports/bench.json
+BENCH = "of the packaged pair on one core of ours"  # where these come from
 CLOUD_SHARE = 0.2  # of the jobs that the money pays the dearest tier for, if no budget is given
 CENTS = -4  # digits of micro-dollars that a table leaves out
-COLUMNS = ("policy", "gain", "% of offline LP", "measured", "spend", "a day", "p50 s", "p95 s", "unserved")
+COLUMNS = (
+    *("policy", "gain", "% of offline LP", "measured", "spend", "a day", "device hours", "p50 s", "p95 s"),
+    "unserved",
+)
 
 
 class Period(StrEnum):
@@ -57,6 +62,8 @@ class Simulated:
     budget_micro_usd: int  # per period
     period: str
     workers: Mapping[str, int]  # tier -> workers that were simulated
+    seconds: Mapping[str, float]  # tier -> of a device per picture
+    seconds_from: Mapping[str, str]  # tier -> where that comes from
     latency: float  # seconds that workers were planned for
     seed: int
     policies: Sequence["Replay"]
@@ -89,7 +96,7 @@ def simulate(
     ] = None,
     seconds: Annotated[
         list[str] | None,
-        typer.Option(metavar="TIER=S", help="Per picture on one worker; default: the pocket pair's."),
+        typer.Option(metavar="TIER=S", help="Per picture on one worker; default: as measured."),
     ] = None,
     latency: Annotated[
         float, typer.Option(help="Seconds within which 95 % of the pictures shall be there; plans workers.")
@@ -105,7 +112,7 @@ def simulate(
     Policies: ours, pro_rata, static_threshold, dual_mirror, port_dual, greedy_first_come, random, all_edge,
     all_cloud, and offline_lp, which sees the future. Gains are sums of 1/2 - PRS, as predicted; "measured"
     says what the pictures brought. Prompts are those of the pocket measurements with the packaged tiers, of
-    --ratings, or follow a law.
+    --ratings, or follow a law. Pictures take as long as this home's did lately, else as the tier file says.
 
     Example: routet2i simulate --trace diurnal --rate 2 --budget 900 --period day --latency 30
     """
@@ -122,7 +129,7 @@ def simulate(
         trace, rate=rate, hours=hours, ratings=ratings, seed=seed, settings=settings
     )
     plan = _plan(traffic, budget=budget, period=period, window_seconds=settings.window_seconds)
-    per_picture = _seconds(seconds, traffic.tiers, settings=settings)
+    per_picture, timed = _seconds(seconds, traffic.tiers, settings=settings)
     given = _pairs(workers, option="--workers", known=traffic.tiers)
     decided = {name: decided_by(name, traffic, plan=plan, seed=seed) for name in chosen}
     pools = _pools(
@@ -142,6 +149,8 @@ def simulate(
         budget_micro_usd=plan.money,
         period=period.value,
         workers={tier: pool.workers for tier, pool in pools.items()},
+        seconds=per_picture,
+        seconds_from=timed,
         latency=latency,
         seed=seed,
         policies=[summed_up(name, one, traffic, pools=pools, best=best) for name, one in decided.items()],
@@ -238,14 +247,31 @@ def _plan(traffic: "Traffic", *, budget: str | None, period: Period, window_seco
     return Plan(money=paid, period_seconds=seconds, window_seconds=window_seconds)
 
 
-def _seconds(given: Sequence[str] | None, tiers: Sequence[str], *, settings: Settings) -> Mapping[str, float]:
-    """Return seconds per picture of every tier."""
-    is_pocket = settings.read_tiers().source == str(packaged("pocket"))
-    known = {**(POCKET_SECONDS if is_pocket else {}), **_pairs(given, option="--seconds", known=tiers)}
+def _seconds(
+    given: Sequence[str] | None, tiers: Sequence[str], *, settings: Settings
+) -> tuple[Mapping[str, float], Mapping[str, str]]:
+    """Return seconds per picture of every tier, and where each comes from.
+
+    As given, else as measured in this home, else as the tier file says, else those of the packaged pair.
+    """
+    profiles = settings.read_tiers()
+    repository = registry_of(settings)
+    speeds = Speeds.of(profiles, () if repository is None else repository.speeds())
+    is_pocket = profiles.source == str(packaged("pocket"))
+    typed = _pairs(given, option="--seconds", known=tiers)
+    found: dict[str, float] = {}
+    source: dict[str, str] = {}
     for tier in tiers:
-        if tier not in known:
+        known, known_from = speeds.seconds(tier, 1, None, None), speeds.source(tier)
+        if tier in typed:
+            found[tier], source[tier] = typed[tier], "as given"
+        elif known is not None and known_from is not None:
+            found[tier], source[tier] = known, known_from
+        elif is_pocket and tier in POCKET_SECONDS:
+            found[tier], source[tier] = POCKET_SECONDS[tier], BENCH
+        else:
             raise UsageError(f"how long does a picture take on tier {tier!r}? write --seconds {tier}=2.5")
-    return known
+    return found, source
 
 
 def _pairs(given: Sequence[str] | None, *, option: str, known: Sequence[str]) -> dict[str, float]:
@@ -317,6 +343,7 @@ def _print(told: Simulated) -> None:
             f"{one.measured:.1f}",
             money(round(one.micro_usd, CENTS)),
             money(round(one.micro_usd_per_day, CENTS)),
+            f"{sum(one.device_seconds.values()) / 3_600:.2f}",
             one.latency_p50,
             one.latency_p95,
             one.unserved,
@@ -329,6 +356,13 @@ def _print(told: Simulated) -> None:
         f"{money(told.budget_micro_usd)} {span}"
     )
     out.print(table(title, columns=COLUMNS, rows=rows))
+    out.print(
+        "service times: "
+        + ", ".join(
+            f"{tier} {each:.3g} s ({told.seconds_from[tier]})" for tier, each in told.seconds.items()
+        ),
+        soft_wrap=True,
+    )
     out.print(
         "workers: "
         + ", ".join(f"{tier}={count}" for tier, count in told.workers.items())

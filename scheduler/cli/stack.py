@@ -155,11 +155,14 @@ def _example() -> Path:
 
 
 def _print_outcome(ended: BatchStatus, *, scores: dict[str, dict[str, float]], out: Console) -> None:
-    """Print split, spend against budget, and mean scores per tier."""
+    """Print split, device time, spend against budget, and mean scores per tier."""
     jobs = sum(ended.by_tier.values()) or 1
     tiers = sorted(ended.by_tier, reverse=True)  # edge before cloud
-    split = [(tier, ended.by_tier[tier], f"{ended.by_tier[tier] / jobs:.0%}") for tier in tiers]
-    out.print(table("split", columns=("tier", "jobs", "share"), rows=split))
+    split = [
+        (tier, ended.by_tier[tier], f"{ended.by_tier[tier] / jobs:.0%}", f"{ended.device_seconds[tier]:.1f}")
+        for tier in tiers
+    ]
+    out.print(table("split", columns=("tier", "jobs", "share", "device seconds"), rows=split))
     out.print(f"spent {money(ended.spent_micro_usd)} of {money(ended.limit_micro_usd)}")
     metrics = list(dict.fromkeys(metric for one in scores.values() for metric in one))
     rows = [(metric, *(scores.get(tier, {}).get(metric) for tier in tiers)) for metric in metrics]

@@ -57,6 +57,7 @@ class Replay:
     measured: float  # sum of the gains in fact
     micro_usd: int
     micro_usd_per_day: int
+    device_seconds: Mapping[str, float]  # tier -> time its workers drew
     latency_p50: float | None  # seconds from arrival to the last picture; None if nothing was served
     latency_p95: float | None
     utilisation: Mapping[str, float]  # tier -> share of its workers' time
@@ -156,10 +157,12 @@ def summed_up(
     served = decided.tier != DEFERRED
     done = np.full(len(traffic), np.nan)
     by_tier: dict[str, Served] = {}
+    drawn: dict[str, float] = {}
     for column, tier in enumerate(traffic.tiers):
         rows = np.flatnonzero(decided.tier == column)
         rows = rows[np.argsort(decided.ready[rows], kind="stable")]
         by_tier[tier] = serve(pools[tier], ready=decided.ready[rows], pictures=traffic.pictures[rows])
+        drawn[tier] = float(traffic.pictures[rows].sum()) * pools[tier].seconds
         done[rows] = by_tier[tier].done
     waits = (done - traffic.at)[served]
     return Replay(
@@ -175,6 +178,7 @@ def summed_up(
         measured=decided.measured,
         micro_usd=decided.micro_usd,
         micro_usd_per_day=round(decided.micro_usd * DAY / traffic.seconds),
+        device_seconds=drawn,
         latency_p50=float(np.percentile(waits, 50)) if len(waits) else None,
         latency_p95=float(np.percentile(waits, 95)) if len(waits) else None,
         utilisation={tier: one.utilisation for tier, one in by_tier.items()},

@@ -174,6 +174,8 @@ def test_status_shows_one_batch_or_all(ready: Cli, file: Path) -> None:
     assert "routet2i up" in one.output
     assert "mine" in all_of_them.output
     assert (found["by_state"]["queued"], found["limit_micro_usd"], found["complete"]) == (2, 1_000_000, False)
+    # And how long it takes is not known before a window has decided
+    assert (found["left"], found["left_from"], found["device_seconds"]) == (None, None, {})
 
 
 def test_results_come_as_table_jsonl_and_safe_csv(ready: Cli, file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from scheduler.cli import make_app
 from scheduler.cli.exits import Exit
-from scheduler.cli.predictor_explain import bar, verdict
+from scheduler.cli.predictor_explain import bar, show, verdict, write_page
+from scheduler.cli.show import console
 from scheduler.predictor.artefact import read_artefact
 from tests.vocabulary import WORDS
 
@@ -237,6 +238,22 @@ def test_an_explanation_in_json_adds_up(school):
         assert sum(word["share"] for word in one["looks_at"]) == pytest.approx(1.0)
     assert [told["prompt"][one["start"] : one["end"]] for one in told["words"]] == ["a", "red", "star"]
     assert max(one["strength"] for one in told["words"]) <= 1
+
+
+def test_an_artefact_whose_experts_select_no_words_has_no_column_for_them(school, tmp_path, capsys):
+    _, home, _ = school
+    # Given an explanation, and the same one of a network that selects no words
+    done = routet2i(home, "predictor", "explain", "a red star", "--predictor", "my-ratings", "--json")
+    told = {**json.loads(done.stdout), "predictor": "routet2i"}
+    bare = {**told, "metrics": [{**one, "looks_at": []} for one in told["metrics"]]}
+    for given, has in ((told, True), (bare, False)):
+        # When it is shown and written
+        show(given, out=console())
+        page = tmp_path / f"{has}.html"
+        write_page(given, page)
+        # Then only the first has the column
+        assert ("its expert looks at" in capsys.readouterr().out) == has
+        assert ("its expert looks at" in page.read_text()) == has
 
 
 def test_a_hostile_prompt_is_escaped_in_the_page_and_harmless_on_the_terminal(school, tmp_path):

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from db.repository import Repository
+from db.session import make_engine
 from routet2i.tiers import packaged
 from scheduler.cli import make_app
 from scheduler.cli.exits import Exit
@@ -184,3 +188,124 @@ def test_every_kind_of_file_is_recognised_again(
     told = json.loads(result.stdout)
     assert (told["preview_id"], told["accepted"]) == (said["preview_id"], said["preview"]["jobs"])
     assert told["rejected_count"] == said["rejected"]
+
+
+# ---------------------------------------------------------------- time
+
+
+@pytest.fixture
+def measure(cli: Preview, shop_of: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Let the home have drawn thirty pictures on each tier, in so many seconds each; return its words."""
+
+    def run(**seconds: float) -> Any:
+        shop = shop_of(Repository(make_engine(f"sqlite+pysqlite:///{tmp_path / 'home' / 'routet2i.db'}")))
+        for tier, each in seconds.items():
+            shop.submit(30)
+            shop.window(tier=tier, size=30)
+            claim = shop.poll(tier=tier)
+            outcomes = [replace(one, seconds=each) for one in shop.outcomes(claim)]
+            assert shop.repository.record(claim, outcomes)
+            assert shop.repository.finish(claim)
+        shop.change("DELETE FROM waiting")
+        return shop
+
+    return run
+
+
+def test_time_is_unknown_before_anything_was_drawn(preview: Preview) -> None:
+    assert "time     -, as nobody knows how long a picture takes" in preview().output
+    said = json.loads(preview("--json").stdout)
+    assert said["duration"]["seconds"] is None
+    assert [part["seconds_from"] for part in said["preview"]["parts"]] == [None, None]
+
+
+def test_time_is_as_measured_and_touches_no_price(preview: Preview, measure: Callable[..., Any]) -> None:
+    # Given a plan, and then measurements of both tiers and two workers on the cloud
+    before = json.loads(preview("--budget", "0.083", "--json").stdout)
+    shop = measure(edge=0.5, cloud=200.0)
+    for worker, tier in (("a", "edge"), ("b", "cloud"), ("c", "cloud")):
+        shop.repository.beat(worker=worker, tier=tier, device="cpu", version="1", state="idle")
+    # When the file is previewed again
+    told = preview("--budget", "0.083").output
+    said = json.loads(preview("--budget", "0.083", "--json").stdout)
+    # Then two pictures on the edge and one on the cloud take as long as the cloud's, which two share
+    assert "time     about 2 min with 1 edge and 2 cloud workers (measured on 60 pictures)\n" in told
+    assert [part["seconds"] for part in said["preview"]["parts"]] == [1.0, 200.0]
+    assert said["duration"]["seconds"] == 100.0
+    assert [part["seconds_from"] for part in said["preview"]["parts"]] == ["measured on 30 pictures"] * 2
+    # And the money is what it was
+    assert said["preview"]["micro_usd"] == before["preview"]["micro_usd"] == 83_000
+
+
+def test_what_waits_before_it_is_counted_apart(preview: Preview, measure: Callable[..., Any]) -> None:
+    # Given a microbatch of eight pictures on the cloud that nobody has drawn yet
+    shop = measure(edge=0.5, cloud=10.0)
+    shop.submit(8)
+    shop.window(tier="cloud")
+    shop.change("DELETE FROM waiting")
+    # Then its time comes on top of the plan's own
+    told = preview("--budget", "0.083").output
+    assert (
+        "time     about 10 s with 1 edge and 1 cloud worker, once alive (measured on 60 pictures); " in told
+    )
+    assert "8 pictures wait or are being drawn now: about 2 min if all of them go first" in told
+    said = json.loads(preview("--budget", "0.083", "--json").stdout)
+    assert said["duration_behind_what_waits"]["seconds"] == 90.0
+    assert said["pictures_that_wait"] == 8
+
+
+def test_a_tier_file_that_is_far_off_is_told(
+    preview: Preview,
+    cli: Preview,
+    measure: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a tier file that says half a second for what takes two
+    measure(cloud=2.0)
+    path = tmp_path / "tiers.toml"
+    heading = "[tier.cloud]\n"
+    path.write_text(packaged("pocket").read_text().replace(heading, heading + "seconds_per_image = 0.5\n"))
+    monkeypatch.setenv("ROUTET2I_TIERS", str(path))
+    # Then preview and doctor say both figures and what to type
+    told, found = preview().output, json.loads(cli("doctor", "--json").stdout)
+    assert "took 2 s (measured on 30 pictures)" in told
+    assert "says 0.5; write seconds_per_image = 2 under [tier.cloud]" in told
+    (speeds,) = [one for one in found if one["name"] == "speeds"]
+    assert (speeds["level"], speeds["remedy"]) == ("warn", "write seconds_per_image = 2 under [tier.cloud]")
+
+
+def test_status_tells_device_seconds_and_what_is_left(cli: Preview, measure: Callable[..., Any]) -> None:
+    # Given a batch of four jobs, of which one microbatch of two is drawn
+    shop = measure(edge=0.5)
+    shop.submit(4)
+    shop.window(tier="edge", size=2)
+    claim = shop.poll(tier="edge")
+    assert shop.repository.record(claim, [replace(one, seconds=0.5) for one in shop.outcomes(claim)])
+    assert shop.repository.finish(claim)
+    # When its status is asked for
+    told, said = cli("status", "last").output, json.loads(cli("status", "last", "--json").stdout)
+    # Then it has both, with their source
+    assert "device seconds: edge 1.0\n" in told
+    assert "left: about 1 s with 1 edge worker, once alive (measured on 32 pictures)\n" in told
+    assert said["device_seconds"] == {"edge": 1.0}
+    assert (said["left"]["seconds"], said["left_from"]) == (1.0, "measured on 32 pictures")
+
+
+def test_a_simulation_takes_the_measured_service_times(
+    cli: Preview, measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a home that has drawn on the cloud only
+    monkeypatch.setenv("ROUTET2I_WINDOW_SECONDS", "20")
+    ask = ("simulate", "--hours", "0.5", "--rate", "0.1", "--policy", "ours")
+    assert "edge 0.045 s (of the packaged pair on one core of ours)" in cli(*ask).output
+    measure(cloud=2.0)
+    # When traffic is simulated there
+    told = cli(*ask).output
+    said = json.loads(cli(*ask, "--seconds", "edge=0.1", "--json").stdout)
+    # Then its service times are those, an option comes first, and device time is told
+    assert "cloud 2 s (measured on 30 pictures)" in told
+    assert said["seconds"] == {"edge": 0.1, "cloud": 2.0}
+    assert said["seconds_from"] == {"edge": "as given", "cloud": "measured on 30 pictures"}
+    ours = said["policies"][0]
+    assert ours["device_seconds"]["cloud"] == pytest.approx(2 * ours["shares"]["cloud"] * ours["jobs"])

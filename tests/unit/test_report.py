@@ -38,6 +38,7 @@ def status(**changes: object) -> BatchStatus:
         "n_rejected": 1,
         "by_state": {**dict.fromkeys(JobState, 0), JobState.SUCCEEDED: 2, JobState.FAILED: 1},
         "by_tier": {"edge": 2, "cloud": 1},
+        "device_seconds": {"edge": 0.5, "cloud": 2.0},
         "limit_micro_usd": 100_000,
         "reserved_micro_usd": 0,
         "spent_micro_usd": 83_000,
