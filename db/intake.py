@@ -3,13 +3,15 @@
 It knows rows of `batch`, `rejected`, `job`, `budget`; how a file is read is `scheduler.intake`'s affair.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
-from db import ledger
+from db import door, ledger
 from db.dialects import pack_ids, run
-from routet2i.contracts import GenerationRequest, OpenedBatch, Rejection, new_id
+from routet2i.contracts import GenerationRequest, OpenedBatch, QueueLimits, Rejection, new_id
 from routet2i.errors import Conflict, NotFound
 
 
@@ -22,14 +24,21 @@ def open_batch(
     name: str,
     budget_micro_usd: int | None,
     preview_id: str | None = None,
+    jobs: int = 0,
+    limits: QueueLimits | None = None,
 ) -> OpenedBatch:
     """Return the batch of this key, a new one if there is none; see `Repository.open_batch`."""
+    if limits is not None:
+        door.take_turn(connection)
+        if _known(connection, client=client, idem_key=idem_key) is None:
+            door.require_room(connection, client=client, jobs=jobs, limits=limits)
     batch_id = new_id()
     created = run(
         connection,
         """INSERT INTO batch(id, client, idem_key, body_sha256, name, state, n_accepted, n_rejected,
-                             cursor_line, created_ms, preview_id)
-            VALUES(:id, :client, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW}, :preview_id)
+                             cursor_line, created_ms, preview_id, announced)
+            VALUES(:id, :client, :idem_key, :body_sha256, :name, 'ingesting', 0, 0, 0, {NOW}, :preview_id,
+                   :announced)
             ON CONFLICT(client, idem_key) DO NOTHING""",
         {
             "id": batch_id,
@@ -38,23 +47,34 @@ def open_batch(
             "body_sha256": body_sha256,
             "name": name,
             "preview_id": preview_id,
+            "announced": jobs,
         },
     )
     if created.rowcount == 1:
         ledger.open_account(connection, ledger.batch_account(batch_id), limit=budget_micro_usd)
-        return OpenedBatch(batch_id=batch_id, created=True, state="ingesting", cursor_line=0)
-    known = run(
-        connection,
-        """SELECT id, body_sha256, state, cursor_line FROM batch
-            WHERE client = :client AND idem_key = :idem_key""",
-        {"client": client, "idem_key": idem_key},
-    ).one()
+    known = _known(connection, client=client, idem_key=idem_key)
+    assert known is not None
     if known.body_sha256 != body_sha256:
         raise Conflict(
             f"key {idem_key!r} was used before with another body (batch {known.id}); "
             "choose another key, or submit what was submitted then"
         )
-    return OpenedBatch(batch_id=known.id, created=False, state=known.state, cursor_line=known.cursor_line)
+    return OpenedBatch(
+        batch_id=known.id,
+        created=created.rowcount == 1,
+        state=known.state,
+        cursor_line=known.cursor_line,
+        created_ms=known.created_ms,
+    )
+
+
+def _known(connection: Connection, *, client: str, idem_key: str) -> Row[Any] | None:
+    return run(
+        connection,
+        """SELECT id, body_sha256, state, cursor_line, created_ms FROM batch
+            WHERE client = :client AND idem_key = :idem_key""",
+        {"client": client, "idem_key": idem_key},
+    ).one_or_none()
 
 
 def add_jobs(
@@ -67,7 +87,9 @@ def add_jobs(
 ) -> tuple[Rejection, ...]:
     """Add one step of a file; see `Repository.add_jobs`."""
     before = run(
-        connection, "SELECT state, cursor_line, client FROM batch WHERE id = :id {LOCK}", {"id": batch_id}
+        connection,
+        "SELECT state, cursor_line, client, {NOW} AS now_ms FROM batch WHERE id = :id {LOCK}",
+        {"id": batch_id},
     ).one_or_none()
     if before is None:
         raise NotFound(f"no batch {batch_id}")
@@ -76,12 +98,13 @@ def add_jobs(
     if before.state != "ingesting":
         raise Conflict(f"batch {batch_id} is {before.state}: it takes no more jobs")
     rows = [
-        _job(batch_id, request, client=before.client)
+        _job(batch_id, request, client=before.client, now_ms=before.now_ms)
         for request in requests
         if request.line_no > before.cursor_line
     ]
     refused = [rejection for rejection in rejections if rejection.line_no > before.cursor_line]
     twice = _insert(connection, batch_id, rows) if rows else ()
+    _wait(connection, batch_id, rows, but={rejection.line_no for rejection in twice})
     refused += twice
     if refused:
         run(
@@ -113,7 +136,8 @@ def add_jobs(
     return tuple(twice)
 
 
-def _job(batch_id: str, request: GenerationRequest, *, client: str) -> dict[str, object]:
+def _job(batch_id: str, request: GenerationRequest, *, client: str, now_ms: int) -> dict[str, object]:
+    deadline_ms = now_ms + request.within_ms if request.within_ms is not None else request.deadline_ms
     return {
         "id": new_id(),
         "batch_id": batch_id,
@@ -128,6 +152,9 @@ def _job(batch_id: str, request: GenerationRequest, *, client: str) -> dict[str,
         "priority": request.priority,
         "metadata": request.metadata,
         "client": client,
+        "deadline_ms": deadline_ms,
+        # half its time later it goes before its client's other jobs
+        "jump_ms": None if deadline_ms is None else now_ms + (deadline_ms - now_ms) // 2,
     }
 
 
@@ -138,9 +165,10 @@ def _insert(
     inserted = run(
         connection,
         """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
-                           priority, metadata, not_before_ms, cancel_requested, state, created_ms, client)
+                           priority, metadata, not_before_ms, cancel_requested, state, created_ms, client,
+                           deadline_ms, jump_ms)
             VALUES(:id, :batch_id, :seq, :custom_id, :prompt, :negative_prompt, :seed, :width, :height, :n,
-                   :priority, :metadata, 0, 0, 'queued', {NOW}, :client)
+                   :priority, :metadata, 0, 0, 'queued', {NOW}, :client, :deadline_ms, :jump_ms)
             ON CONFLICT(batch_id, custom_id) DO NOTHING""",
         rows,
     )
@@ -163,6 +191,28 @@ def _insert(
         for row in rows
         if row["id"] not in present
     )
+
+
+def _wait(connection: Connection, batch_id: str, rows: Sequence[dict[str, object]], *, but: set[int]) -> None:
+    """Count new jobs as waiting, but those of some lines."""
+    sizes = Counter(
+        (row["width"] or 0, row["height"] or 0, row["n"]) for row in rows if row["seq"] not in but
+    )
+    for (width, height, n), jobs in sizes.items():
+        run(
+            connection,
+            """INSERT INTO waiting(batch_id, width, height, jobs, pictures)
+                VALUES(:batch_id, :width, :height, :jobs, :pictures)
+                ON CONFLICT(batch_id, width, height) DO UPDATE SET
+                    jobs = waiting.jobs + excluded.jobs, pictures = waiting.pictures + excluded.pictures""",
+            {
+                "batch_id": batch_id,
+                "width": width,
+                "height": height,
+                "jobs": jobs,
+                "pictures": jobs * int(str(n)),
+            },
+        )
 
 
 def close_intake(connection: Connection, batch_id: str) -> None:

@@ -77,9 +77,15 @@ batch = Table(
     Column("cursor_line", Integer, nullable=False),  # last line whose fate is committed
     Column("created_ms", BigInteger, nullable=False),
     Column("preview_id", Text, ForeignKey("preview.id")),  # that decided its jobs; NULL = windows do
-    Column("announced", Integer, nullable=False, server_default="0"),  # lines its file has, while it is read
+    Column("announced", Integer, nullable=False, server_default="0"),  # while it is read: jobs its file has
     UniqueConstraint("client", "idem_key"),
     CheckConstraint("state IN ('ingesting', 'open', 'cancelled')", name="state"),
+    Index(  # files that are being read: few beside the batches of years
+        "ix_batch_ingesting",
+        "client",
+        sqlite_where=text("state = 'ingesting'"),
+        postgresql_where=text("state = 'ingesting'"),
+    ),
 )
 
 client = Table(

@@ -42,6 +42,7 @@ from routet2i.contracts import (
     PreviewHead,
     PreviewLine,
     Purse,
+    QueueLimits,
     RecordedWindow,
     Rejection,
     SentMicrobatch,
@@ -83,14 +84,23 @@ class Repository:
         name: str,
         budget_micro_usd: int | None,
         preview_id: str | None = None,
+        jobs: int = 0,
+        limits: QueueLimits | None = None,
     ) -> OpenedBatch:
         """Return the batch of this client and key: a new one in state `ingesting`, or the one opened before.
+
+        A batch that is known is never refused for want of room, and of several that come at once only those
+        are let in that fit together.
 
         Args:
             budget_micro_usd: its limit; None = unlimited.
             preview_id: of the preview that decides its jobs; None = windows do.
+            jobs: that will be added to it; they count as waiting from now on.
+            limits: of the queue; None = none.
         Raises:
             Conflict: the key was used with another body.
+            QueueFull: the jobs do not fit now; nothing was written.
+            UsageError: they will never fit; nothing was written.
         """
         return write(
             self.engine,
@@ -102,6 +112,8 @@ class Repository:
                 name=name,
                 budget_micro_usd=budget_micro_usd,
                 preview_id=preview_id,
+                jobs=jobs,
+                limits=limits,
             ),
         )
 

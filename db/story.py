@@ -70,7 +70,9 @@ class JobStory:
     width: int | None  # pixels asked for
     height: int | None
     state: JobState
+    client: str
     submitted_at: datetime
+    wanted_until: datetime | None  # its deadline; None = it has none
     defer_reason: str | None  # why the last window left it queued
     # the decision
     preview_id: str | None  # that made it before the submission; None = the window did
@@ -136,6 +138,7 @@ def job_story(engine: Engine, job_id: str) -> JobStory:
             **{name: row._mapping[name] for name in TAKEN_OVER},
             state=JobState(row.state),
             submitted_at=at(row.created_ms),
+            wanted_until=moment(row.deadline_ms),
             assigned_at=moment(row.committed_ms),
             finished_at=moment(row.at_ms),
             predicted={} if row.predicted is None else orjson.loads(row.predicted),
@@ -157,6 +160,7 @@ TAKEN_OVER = (  # columns of `_job` that are fields of JobStory as they are
         "seed",
         "width",
         "height",
+        "client",
     ),
     "preview_id",
     *("defer_reason", "window_id", "policy", "predictor_name", "predictor_version", "available_micro_usd"),
@@ -169,7 +173,8 @@ def _job(connection: Connection, job_id: str) -> Row[Any] | None:
     return run(
         connection,
         """SELECT j.id AS job_id, j.batch_id, j.custom_id, j.seq AS line_no, j.prompt, j.negative_prompt, j.n,
-                j.seed, j.width, j.height, j.defer_reason, j.created_ms, j.microbatch_id, b.preview_id,
+                j.seed, j.width, j.height, j.client, j.deadline_ms, j.defer_reason, j.created_ms,
+                j.microbatch_id, b.preview_id,
                 CASE WHEN o.state IS NOT NULL THEN o.state
                      WHEN j.state = 'assigned' AND m.state = 'claimed' THEN 'running'
                      ELSE j.state END AS state,

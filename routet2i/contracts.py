@@ -15,6 +15,7 @@ from routet2i.periods import TOTAL
 
 MESSAGE_VERSION = 1  # of the Celery message {"v": 1, "microbatch_id": "<uuid>"}; other versions are dropped
 SHADOW_CLIENT = "shadow"  # owns the batches of shadow jobs; `status` and `last` leave them out
+NAME = r"[A-Za-z0-9._-]{1,64}"  # what a client or a deployment may be called
 SHADOW_REASON = "shadow"  # of every shadow's assignment; a code of `scheduler.allocator.REASONS`
 
 
@@ -111,6 +112,8 @@ class GenerationRequest:
     n: int = 1  # pictures wanted
     priority: int = 0  # higher is sooner
     metadata: str | None = None  # the user's JSON object, as text, kept and echoed
+    deadline_ms: int | None = None  # until when it is wanted, milliseconds since 1970; None = see within_ms
+    within_ms: int | None = None  # of its submission, where that says it; None with the above = no deadline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,6 +286,15 @@ class OpenedBatch:
     created: bool  # False: the same client, key and body were submitted before
     state: str  # ingesting, open or cancelled
     cursor_line: int  # last line of the file whose fate is already committed
+    created_ms: int  # milliseconds since 1970 by the database's clock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueLimits:
+    """How many jobs may wait for a window."""
+
+    jobs: int  # in all
+    client_jobs: int | None  # of one client; None = as many as in all
 
 
 class Scope(StrEnum):

@@ -14,6 +14,7 @@ It knows no library's exceptions: the edges translate theirs into these, with `r
     +-- SchemaMismatch            5   the database is older or newer than this program
     +-- ModelError                6   a model folder cannot be loaded; a fault of the worker, not of the job
     |   +-- MissingModels             torch and its friends are not installed
+    +-- QueueFull                 9   too many jobs wait for this file to come in
     +-- GenerationFailed              one job cannot be rendered; recorded as its outcome
     +-- LeaseLost                     a newer claim exists; the worker stops quietly
     +-- StoreFull                     no room for pictures; a fault of the worker, not of the job
@@ -71,6 +72,17 @@ class SchemaMismatch(RouteT2IError):
     """The database schema is older or newer than this program."""
 
     exit_code = 5
+
+
+class QueueFull(RouteT2IError):
+    """Too many jobs wait for a file's jobs to come in; nothing was written, later there may be room."""
+
+    exit_code = 9
+
+    def __init__(self, text: str, *, waiting: int, limit: int) -> None:
+        super().__init__(text)
+        self.waiting = waiting  # jobs
+        self.limit = limit  # jobs
 
 
 class ModelError(RouteT2IError):

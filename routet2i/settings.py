@@ -76,6 +76,14 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(45.0, ge=1, description="life of a claim without renewal")
     resend_seconds: float = Field(30.0, ge=0.5, description="silence before a message is sent again")
     max_deaths: int = Field(4, ge=1, description="workers one job may kill before it is poison")
+    queue_jobs: int = Field(
+        1_000_000,
+        ge=1,
+        description="most jobs that may wait for a window; a file that does not fit is refused",
+    )
+    client_queue_jobs: int | None = Field(
+        None, ge=1, description="the same for the jobs of one client; empty: no limit of its own"
+    )
     max_line_bytes: int = Field(65_536, ge=64, description="longest accepted line of a prompt file")
     max_prompt_chars: int = Field(2000, ge=1, description="longest accepted prompt")
     log_format: Literal["text", "json"] = Field("text", description="json in containers")

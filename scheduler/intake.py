@@ -23,10 +23,22 @@ import orjson
 
 from routet2i.contracts import GenerationRequest, Rejection
 from routet2i.errors import IntakeError
+from scheduler.deadlines import EXAMPLES, NO_DEADLINE, BadDeadline, Deadline, read_deadline
 
 Format = Literal["jsonl", "csv", "text"]
 
-FIELDS = ("custom_id", "prompt", "negative_prompt", "seed", "width", "height", "n", "priority", "metadata")
+FIELDS = (
+    "custom_id",
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "width",
+    "height",
+    "n",
+    "priority",
+    "deadline",
+    "metadata",
+)
 INTEGERS: Mapping[str, tuple[int, int]] = {  # field -> smallest and largest value
     "seed": (0, 2**31 - 1),
     "width": (8, 4096),
@@ -113,7 +125,14 @@ def guess_format(path: Path) -> Format:
 
 
 def read_requests(
-    stream: BinaryIO, *, fmt: Format, max_line_bytes: int, max_prompt_chars: int, seed_base: bytes
+    stream: BinaryIO,
+    *,
+    fmt: Format,
+    max_line_bytes: int,
+    max_prompt_chars: int,
+    seed_base: bytes,
+    deadline: Deadline = NO_DEADLINE,
+    now_ms: int | None = None,
 ) -> Iterator[GenerationRequest | Rejection]:
     """Yield one request or rejection per line that is not blank, in file order.
 
@@ -124,10 +143,12 @@ def read_requests(
         max_line_bytes: longest line, without its end; in CSV the longest record.
         max_prompt_chars: longest prompt and longest negative prompt, in code points after NFC.
         seed_base: makes the seeds of lines that name none: 31 bits of sha256(seed_base + line number).
+        deadline: of lines that name none.
+        now_ms: a line whose deadline has passed by then is refused, milliseconds since 1970; None = none is.
     Raises:
         IntakeError: the file as a whole is no such file (UTF-16, an archive, a CSV header that is wrong).
     """
-    reader = _Reader(max_prompt_chars=max_prompt_chars, seed_base=seed_base)
+    reader = _Reader(max_prompt_chars=max_prompt_chars, seed_base=seed_base, deadline=deadline, now_ms=now_ms)
     lines = _lines(stream, max_line_bytes=max_line_bytes)
     if fmt == "csv":
         yield from _read_csv(lines, reader=reader, max_line_bytes=max_line_bytes)
@@ -345,9 +366,13 @@ def _parse_row(cells: list[str], *, header: list[str]) -> dict[str, Any]:
 class _Reader:
     """Turns the fields of lines into requests; remembers the custom_ids of one file, 16 bytes each."""
 
-    def __init__(self, *, max_prompt_chars: int, seed_base: bytes) -> None:
+    def __init__(
+        self, *, max_prompt_chars: int, seed_base: bytes, deadline: Deadline, now_ms: int | None
+    ) -> None:
         self._max_prompt_chars = max_prompt_chars
         self._seed_base = seed_base
+        self._deadline = deadline
+        self._now_ms = now_ms
         self._ids: set[bytes] = set()
 
     def request(self, line_no: int, document: Mapping[str, Any]) -> GenerationRequest:
@@ -366,6 +391,7 @@ class _Reader:
         seed, width, height = get("seed"), get("width"), get("height")
         n, priority, metadata = get("n"), get("priority"), get("metadata")
         width, height = _size(width, height)
+        deadline = self._wanted(get("deadline"))
         request = GenerationRequest(
             line_no=line_no,
             custom_id=_custom_id(get("custom_id"), line_no=line_no),
@@ -377,6 +403,8 @@ class _Reader:
             n=1 if n is None else _integer("n", n),
             priority=0 if priority is None else _integer("priority", priority),
             metadata=None if metadata is None else _metadata(metadata),
+            deadline_ms=deadline.at_ms,
+            within_ms=deadline.within_ms,
         )
         self._remember(request, given=get("custom_id") is not None)
         return request
@@ -391,6 +419,16 @@ class _Reader:
                 "shorten it, or set ROUTET2I_MAX_PROMPT_CHARS",
             )
         return text
+
+    def _wanted(self, value: Any) -> Deadline:
+        if value is None:
+            return self._deadline
+        if type(value) is not str:
+            raise _Refused(f"deadline = {_show(value)} is not text", f"write it like {EXAMPLES}")
+        try:
+            return read_deadline(value.strip(), now_ms=self._now_ms)
+        except BadDeadline as error:
+            raise _Refused(error.reason, error.remedy) from None
 
     def _seed(self, line_no: int) -> int:
         digest = hashlib.sha256(self._seed_base + line_no.to_bytes(8, "big")).digest()

@@ -85,8 +85,8 @@ class Promise:
         if self._unknown or self._seen != head.jobs:
             raise Conflict(
                 f"preview {self.preview_id} took {head.jobs} lines of {self._source}, now {self._seen} are "
-                f"good; set ROUTET2I_MAX_LINE_BYTES and ROUTET2I_MAX_PROMPT_CHARS as they were, or type: "
-                f"routet2i preview FILE"
+                f"good; set ROUTET2I_MAX_LINE_BYTES and ROUTET2I_MAX_PROMPT_CHARS as they were, or, if a "
+                f"deadline has passed, type: routet2i preview FILE"
             )
 
 

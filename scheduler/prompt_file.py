@@ -30,6 +30,7 @@ def read_prompt_file(
     settings: Settings,
     seed_base: bytes = b"",
     hashed: Callable[[HashingReader], None] | None = None,
+    now_ms: int | None = None,
 ) -> Iterator[GenerationRequest | Rejection]:
     """Yield one request or rejection per line, in file order, as `submit` would see it.
 
@@ -37,6 +38,7 @@ def read_prompt_file(
         path: JSON lines, CSV or text, told by its ending; `-` is standard input, JSON lines.
         settings: for the caps of lines and prompts.
         seed_base: of the seeds of lines that name none.
+        now_ms: see `read_requests`.
         hashed: gets the stream once the file is open: at its end it has the digest of the file.
     Raises:
         IntakeError: the file cannot be read, is no such file, or has no line that could be a prompt.
@@ -56,6 +58,7 @@ def read_prompt_file(
                 max_line_bytes=settings.max_line_bytes,
                 max_prompt_chars=settings.max_prompt_chars,
                 seed_base=seed_base,
+                now_ms=now_ms,
             ):
                 empty = False
                 yield item

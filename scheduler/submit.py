@@ -8,18 +8,29 @@ SQL nor how a line is parsed.
 
 import contextlib
 import hashlib
+import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from routet2i.contracts import GenerationRequest, OpenedBatch, Rejection, StoredPreview
-from routet2i.errors import BudgetTooSmall, IntakeError
+from routet2i.contracts import (
+    NAME,
+    SHADOW_CLIENT,
+    GenerationRequest,
+    OpenedBatch,
+    QueueLimits,
+    Rejection,
+    StoredPreview,
+)
+from routet2i.errors import BudgetTooSmall, IntakeError, QueueFull, UsageError
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile, Tiers
+from scheduler.deadlines import NO_DEADLINE, Deadline
 from scheduler.hashing_reader import HashingReader
 from scheduler.intake import Format, guess_format, read_requests
 from scheduler.promise import Promise, dollars
@@ -41,8 +52,10 @@ class Batches(Protocol):
         name: str,
         budget_micro_usd: int | None,
         preview_id: str | None,
+        jobs: int,
+        limits: QueueLimits | None,
     ) -> OpenedBatch:
-        """Return the batch of this key; raises Conflict if the key came with another body before."""
+        """Return the batch of this key; raises Conflict, QueueFull and UsageError as `submit_file` does."""
 
     def add_jobs(
         self,
@@ -100,32 +113,40 @@ def submit_file(
     key: str | None = None,
     name: str | None = None,
     client: str = "default",
+    deadline: Deadline = NO_DEADLINE,
     fmt: Format | None = None,
     preview: StoredPreview | None = None,
     progress: Callable[[int, int], None] | None = None,
+    wait: Callable[[QueueFull], None] | None = None,
 ) -> Submission:
     """Make a batch of a file's prompts; when this returns, the batch is committed.
 
     Args:
         path: the file; None = standard input, which is copied to a temporary file first.
         tiers: the routed pair; its edge price is the least the batch can cost.
-        settings: for the caps of lines and prompts.
+        settings: for the caps of lines, prompts and the queue.
         budget_micro_usd: limit of the batch; None = no limit, or with a preview what that costs.
-        key: makes the submission repeatable; by default the digest of file, format, budget and preview, so
-            that the same file with the same budget is the same batch.
+        key: makes the submission repeatable; by default the digest of file, format, budget, preview
+            and deadline, so that the same file with the same budget is the same batch.
         name: shown to people; by default the file's name.
-        client: whose key it is.
+        client: whose key, and whose jobs they are.
+        deadline: of lines that name none.
         fmt: by default what the file's name tells, and JSON lines on standard input.
         preview: of this file: each job gets the tier and the price that it promised.
         progress: called after each commit with lines written and lines in all.
+        wait: called while the queue is full, until it has room; None = the file is refused.
     Raises:
         IntakeError: the file cannot be read, has no prompt line at all, or changed meanwhile.
         BudgetTooSmall: the budget is below the edge price of all pictures, or below what the preview costs;
             nothing was written.
-        Conflict: the key was used before with another file, format, budget or preview; or the preview is of
-            another file or format, and nothing was written.
+        Conflict: the key was used before with another file, format, budget, preview or deadline; or the
+            preview is of another file or format, and nothing was written.
+        QueueFull: too many jobs wait to let these in; nothing was written.
+        UsageError: nobody may have that name; or the file has more jobs than may ever wait, and nothing was
+            written.
         TierError: a tier of the preview is not in the tier file; nothing was written.
     """
+    _check_client(client)
     if fmt is None:
         fmt = guess_format(path) if path is not None else "jsonl"
     source = str(path) if path is not None else "standard input"
@@ -134,37 +155,42 @@ def submit_file(
         promise = Promise(preview, tiers=tiers, fmt=fmt, source=source)
         budget_micro_usd = promise.limit(budget_micro_usd)
     with _opened(path) as stream:
-        survey = _survey(
-            stream, source=source, fmt=fmt, edge=tiers[tiers.edge], settings=settings, promise=promise
+        lines = _Lines(
+            stream=stream,
+            source=source,
+            fmt=fmt,
+            settings=settings,
+            deadline=deadline,
+            now_ms=time.time_ns() // 1_000_000,
         )
+        survey = _survey(lines, edge=tiers[tiers.edge], promise=promise)
         body = f"{survey.sha256}\n{fmt}\n{budget_micro_usd}"
         if promise is None:
             _check_budget(survey, edge=tiers[tiers.edge], budget_micro_usd=budget_micro_usd)
         else:
             promise.require_file(survey.sha256)
             body += f"\n{promise.preview_id}"
+        if deadline != NO_DEADLINE:
+            body += f"\ndeadline {deadline.at_ms} {deadline.within_ms}"
         body_sha256 = hashlib.sha256(body.encode()).hexdigest()
         name = name or (path.name if path is not None else "stdin")
-        opened = repository.open_batch(
-            client=client,
-            idem_key=key or body_sha256,
-            body_sha256=body_sha256,
-            name=name,
-            budget_micro_usd=budget_micro_usd,
-            preview_id=None if promise is None else promise.preview_id,
+        opened = _let_in(
+            lambda: repository.open_batch(
+                client=client,
+                idem_key=key or body_sha256,
+                body_sha256=body_sha256,
+                name=name,
+                budget_micro_usd=budget_micro_usd,
+                preview_id=None if promise is None else promise.preview_id,
+                jobs=survey.accepted,
+                limits=QueueLimits(jobs=settings.queue_jobs, client_jobs=settings.client_queue_jobs),
+            ),
+            wait=wait,
         )
         if opened.state == INGESTING:
-            stream.seek(0)
-            _write(
-                repository,
-                opened,
-                stream,
-                survey=survey,
-                source=source,
-                fmt=fmt,
-                settings=settings,
-                progress=progress,
-            )
+            _write(repository, opened, lines, survey=survey, progress=progress)
+        elif survey.rejected_count and not opened.created:  # deadlines may have passed since it came in
+            survey = _survey(replace(lines, now_ms=opened.created_ms), edge=tiers[tiers.edge], promise=None)
     return Submission(
         batch_id=opened.batch_id,
         name=name,
@@ -180,6 +206,28 @@ def submit_file(
         repriced_jobs=0 if promise is None else promise.repriced_jobs,
         repriced_micro_usd=None if promise is None else promise.repriced_micro_usd,
     )
+
+
+def _check_client(name: str) -> None:
+    """Raise UsageError for what no client may be called."""
+    if name == SHADOW_CLIENT:
+        raise UsageError(f"{name!r} is the client of shadow jobs; choose another name, or leave --client out")
+    if not re.fullmatch(NAME, name):
+        raise UsageError(
+            f"{name!r} is no client's name; write 1 to 64 letters, digits, dots, dashes and underscores"
+        )
+
+
+def _let_in(
+    open_batch: Callable[[], OpenedBatch], *, wait: Callable[[QueueFull], None] | None
+) -> OpenedBatch:
+    while True:
+        try:
+            return open_batch()
+        except QueueFull as full:
+            if wait is None:
+                raise
+            wait(full)
 
 
 @contextlib.contextmanager
@@ -201,37 +249,46 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _read(
-    stream: HashingReader, *, source: str, fmt: Format, settings: Settings, seed_base: bytes
-) -> Iterator[GenerationRequest | Rejection]:
-    try:
-        yield from read_requests(
-            cast(BinaryIO, stream),
-            fmt=fmt,
-            max_line_bytes=settings.max_line_bytes,
-            max_prompt_chars=settings.max_prompt_chars,
-            seed_base=seed_base,
-        )
-    except IntakeError as error:
-        raise IntakeError(f"{source}: {error}") from None
-    except OSError as error:
-        raise IntakeError(f"cannot read {source}: {error.strerror}") from error
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lines:
+    """A file that can be read again and again, to the same requests and rejections each time."""
+
+    stream: BinaryIO
+    source: str  # its name, for people
+    fmt: Format
+    settings: Settings
+    deadline: Deadline  # of lines that name none
+    now_ms: int  # that deadlines are held against
+
+    def read(self, *, seed_base: bytes) -> tuple[Iterator[GenerationRequest | Rejection], HashingReader]:
+        """Return the file's items from its beginning, and the stream that hashes them as they are read."""
+        self.stream.seek(0)
+        reader = HashingReader(self.stream)
+        return self._items(reader, seed_base=seed_base), reader
+
+    def _items(self, reader: HashingReader, *, seed_base: bytes) -> Iterator[GenerationRequest | Rejection]:
+        try:
+            yield from read_requests(
+                cast(BinaryIO, reader),
+                fmt=self.fmt,
+                max_line_bytes=self.settings.max_line_bytes,
+                max_prompt_chars=self.settings.max_prompt_chars,
+                seed_base=seed_base,
+                deadline=self.deadline,
+                now_ms=self.now_ms,
+            )
+        except IntakeError as error:
+            raise IntakeError(f"{self.source}: {error}") from None
+        except OSError as error:
+            raise IntakeError(f"cannot read {self.source}: {error.strerror}") from error
 
 
-def _survey(
-    stream: BinaryIO,
-    *,
-    source: str,
-    fmt: Format,
-    edge: TierProfile,
-    settings: Settings,
-    promise: Promise | None,
-) -> _Survey:
+def _survey(lines: _Lines, *, edge: TierProfile, promise: Promise | None) -> _Survey:
     """Read the file once: count, hash, price, hold it against a preview, and keep the first rejections."""
-    reader = HashingReader(stream)
+    items, reader = lines.read(seed_base=b"")
     accepted = pictures = floor = rejected_count = 0
     rejected: list[Rejection] = []
-    for item in _read(reader, source=source, fmt=fmt, settings=settings, seed_base=b""):
+    for item in items:
         if isinstance(item, GenerationRequest):
             accepted += 1
             pictures += item.n
@@ -244,7 +301,7 @@ def _survey(
             rejected.append(item)
     if not accepted and not rejected_count:
         raise IntakeError(
-            f"no prompts in {source}; write one JSON object a line, or one prompt a line in a .txt"
+            f"no prompts in {lines.source}; write one JSON object a line, or one prompt a line in a .txt"
         )
     return _Survey(
         sha256=reader.sha256.hexdigest(),
@@ -270,16 +327,12 @@ def _check_budget(survey: _Survey, *, edge: TierProfile, budget_micro_usd: int |
 def _write(
     repository: Batches,
     opened: OpenedBatch,
-    stream: BinaryIO,
+    lines: _Lines,
     *,
     survey: _Survey,
-    source: str,
-    fmt: Format,
-    settings: Settings,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Read the file again and write what is behind the batch's cursor, then open the batch to windows."""
-    reader = HashingReader(stream)
     requests: list[GenerationRequest] = []
     rejections: list[Rejection] = []
     done = 0
@@ -292,9 +345,9 @@ def _write(
         if progress is not None:
             progress(done, survey.lines)
 
-    seed_base = bytes.fromhex(survey.sha256)
     cursor = opened.cursor_line
-    for item in _read(reader, source=source, fmt=fmt, settings=settings, seed_base=seed_base):
+    items, reader = lines.read(seed_base=bytes.fromhex(survey.sha256))
+    for item in items:
         done += 1
         if item.line_no <= opened.cursor_line:
             continue
@@ -306,6 +359,6 @@ def _write(
         if len(requests) + len(rejections) >= LINES_PER_COMMIT:
             commit(cursor)
     if reader.sha256.hexdigest() != survey.sha256:
-        raise IntakeError(f"{source} changed while it was read; type the command again")
+        raise IntakeError(f"{lines.source} changed while it was read; type the command again")
     commit(cursor)
     repository.close_intake(opened.batch_id)

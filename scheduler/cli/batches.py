@@ -4,7 +4,8 @@ It parses and prints; what happens is `scheduler.submit` and `db`.
 """
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from db import audit
 from db.audit import BatchStatus
 from db.repository import Repository
 from routet2i.contracts import CancelReport, JobState
-from routet2i.errors import UsageError
+from routet2i.errors import QueueFull, UsageError
 from routet2i.heartbeat import LIVE_SECONDS
 from routet2i.settings import Settings
 from scheduler.cli.durations import told
@@ -26,12 +27,14 @@ from scheduler.cli.exits import Exit
 from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import as_json, clean, console, money, span, table, write_line
 from scheduler.cli.watch import finished, summary, watch
+from scheduler.deadlines import EXAMPLES, NO_DEADLINE, read_deadline
 from scheduler.duration import Duration, device_seconds, duration
 from scheduler.intake import Format
 from scheduler.speeds import Speeds
 from scheduler.submit import Submission, submit_file
 
 SHOWN = 20  # rejections and batches on a terminal; the database has all
+WAIT_SECONDS = 1.0  # between two knocks at the door of a full queue
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -62,9 +65,21 @@ def submit(
             help="Tiers and prices as that preview of the file said: its id, the beginning of it, or 'last'.",
         ),
     ] = None,
+    client: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose jobs: clients share the queue, and may have budgets.")
+    ] = "default",
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN", help=f"Until when lines are wanted that do not say it themselves: {EXAMPLES}."
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait while the queue is full; else the file is refused with 9.")
+    ] = False,
     key: Annotated[
         str | None,
-        typer.Option(help="Makes the call repeatable; default: the digest of file, budget and preview."),
+        typer.Option(help="Makes the call repeatable; default: of file, budget, preview and deadline."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name shown to people; default: the file's.")] = None,
     fmt: Annotated[
@@ -79,13 +94,15 @@ def submit(
 
     Example: routet2i submit prompts.jsonl --budget 2.50
     Example: routet2i submit prompts.jsonl --from-preview last
+    Example: routet2i submit urgent.csv --client press --deadline 2h --wait
     """
     settings = read_settings(ctx)
     limit = None if budget is None else micro_usd(budget)
     repository = open_repository(settings)
     preview = None if from_preview is None else repository.find_preview(from_preview)
+    wanted = NO_DEADLINE if deadline is None else read_deadline(deadline, now_ms=time.time_ns() // 1_000_000)
     err = console(stderr=True)
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(console=err, transient=True, disable=json or not err.is_terminal) as progress:
         bar = progress.add_task("submitting", total=None)
         submission = submit_file(
             repository,
@@ -95,9 +112,14 @@ def submit(
             budget_micro_usd=limit,
             key=key,
             name=name,
+            client=client,
+            deadline=wanted,
             fmt=fmt,
             preview=preview,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=lambda done, total: progress.update(
+                bar, description="submitting", completed=done, total=total
+            ),
+            wait=_patience(progress, bar, quiet=json) if wait else None,
         )
     if json:
         write_line(as_json(submission))
@@ -106,6 +128,22 @@ def submit(
         console().print(f"next: {typed(ctx)} status {submission.batch_id} --watch", soft_wrap=True)
     if submission.rejected_count:
         raise typer.Exit(Exit.REJECTED)
+
+
+def _patience(progress: Progress, bar: TaskID, *, quiet: bool) -> Callable[[QueueFull], None]:
+    """Return what waits a moment at a full queue and says so: in the bar, or once where there is none."""
+    told = quiet
+
+    def wait(full: QueueFull) -> None:
+        nonlocal told
+        text = f"waiting for room: {full.waiting:,} of at most {full.limit:,} jobs wait"
+        progress.update(bar, description=text)
+        if not told and progress.disable:
+            progress.console.print(text, soft_wrap=True)
+            told = True
+        time.sleep(WAIT_SECONDS)
+
+    return wait
 
 
 def print_submission(submission: Submission) -> None:
@@ -198,6 +236,7 @@ def _print_batches(found: list[BatchStatus], *, json: bool) -> None:
         (
             one.batch_id,
             one.name,
+            one.client,
             "complete" if one.complete else one.state,
             f"{finished(one)}/{one.n_accepted}",
             one.n_rejected,
@@ -206,7 +245,7 @@ def _print_batches(found: list[BatchStatus], *, json: bool) -> None:
         )
         for one in found
     ]
-    columns = ("batch", "name", "state", "done", "rejected", "spent", "budget")
+    columns = ("batch", "name", "client", "state", "done", "rejected", "spent", "budget")
     console().print(table(None, columns=columns, rows=rows))
 
 
@@ -243,7 +282,7 @@ def _rest(
 
 def _print_status(found: BatchStatus, *, rest: _Rest | None) -> None:
     out = console()
-    out.print(f"batch {found.batch_id}  {clean(found.name)}")
+    out.print(f"batch {found.batch_id}  {clean(found.name)}  (client {clean(found.client)})", soft_wrap=True)
     out.print(
         f"{'complete' if found.complete else found.state}: {finished(found)} of {found.n_accepted} done, "
         f"{found.n_rejected} rejected, {summary(found)}"

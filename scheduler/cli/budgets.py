@@ -14,7 +14,7 @@ import typer
 
 from db import balances
 from db.balances import Balance
-from routet2i.contracts import BudgetPolicy, Carry, Purse, Scope
+from routet2i.contracts import NAME, BudgetPolicy, Carry, Purse, Scope
 from routet2i.errors import UsageError
 from routet2i.periods import SPANS, TOTAL
 from routet2i.settings import Settings
@@ -25,7 +25,6 @@ from scheduler.cli.results import output_stream
 from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import as_json, console, money, table, write_csv, write_line
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what a client or a deployment may be called
 LIFTED = "none"  # a limit that is none
 SHOWN = ("scope", "name", "span", "limit", "carried in", "reserved", "spent", "free", "resets at (UTC)")
 LINE = ("at", "kind", "budget", "period", "from", "to", "usd", "event", "who: why")
@@ -133,7 +132,7 @@ def set_(
         if scope is Scope.CLIENT:
             raise UsageError("say which client: routet2i budget set client NAME --limit USD")
         name = settings.deployment
-    elif not NAME.fullmatch(name):
+    elif not re.fullmatch(NAME, name):
         raise UsageError(f"{name!r} is no name: letters, digits, dot, dash and underscore, at most 64")
     policy = BudgetPolicy(
         scope=scope,

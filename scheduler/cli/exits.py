@@ -18,6 +18,7 @@ class Exit(IntEnum):
     MODELS = 6
     REJECTED = 7
     FAILED = 8
+    FULL = 9
     INTERRUPTED = 130
 
 
@@ -31,5 +32,6 @@ MEANING = {
     Exit.MODELS: "models cannot be loaded, or are not installed",
     Exit.REJECTED: "done, but some lines of the file were rejected",
     Exit.FAILED: "the batch ended with failed or cancelled jobs, or pictures could not be drawn",
+    Exit.FULL: "too many jobs wait already; nothing was submitted",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }

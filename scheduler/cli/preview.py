@@ -4,6 +4,7 @@ It reads the file, asks the predictor, prints, and keeps the plan where there is
 submitted as it is; the plan itself is `scheduler.preview`. Nothing is drawn and no money is held.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def preview(
     limit = None if budget is None else micro_usd(budget)
     settings = read_settings(ctx)
     tiers = settings.read_tiers()
-    lines = PromptLines(file, settings=settings)
+    lines = PromptLines(file, settings=settings, now_ms=time.time_ns() // 1_000_000)
     requests = list(lines)
     if not requests:
         lines.exit_if_rejected()
@@ -92,7 +93,7 @@ def preview(
         quality=quality,
         speeds=speeds,
     )
-    time = _time(made.preview, speeds=speeds, repository=repository)
+    takes = _time(made.preview, speeds=speeds, repository=repository)
     if plot is not None:
         from scheduler.quality_plot import draw_curve
 
@@ -114,16 +115,16 @@ def preview(
             "predictor": predictor.name,
             "version": predictor.version,
             "rejected": lines.rejected,
-            "duration": time.alone,
-            "duration_behind_what_waits": time.behind,
-            "pictures_that_wait": time.waiting,
+            "duration": takes.alone,
+            "duration_behind_what_waits": takes.behind,
+            "pictures_that_wait": takes.waiting,
             "disagreements": speeds.disagreements(),
         }
         write_line(as_json(said | {"preview": made.preview} | ({"curve": points} if curve else {})))
     else:
         out = console()
         _print(made, predictor=predictor, out=out)
-        _print_time(time, speeds=speeds, out=out)
+        _print_time(takes, speeds=speeds, out=out)
         if curve:
             _print_curve(made, out=out)
         if kept is None:
@@ -250,11 +251,11 @@ def _print(made: Plan, *, predictor: Predictor, out: Console) -> None:
             out.print(f"{label} {_cut(cut)}", soft_wrap=True)
 
 
-def _print_time(time: _Time, *, speeds: Speeds, out: Console) -> None:
-    text = told(time.alone, speeds=speeds)
-    if time.waiting:
-        later = time.behind.seconds
-        text += f"; {time.waiting} pictures wait or are being drawn now: " + (
+def _print_time(takes: _Time, *, speeds: Speeds, out: Console) -> None:
+    text = told(takes.alone, speeds=speeds)
+    if takes.waiting:
+        later = takes.behind.seconds
+        text += f"; {takes.waiting} pictures wait or are being drawn now: " + (
             "nobody knows how long those take"
             if later is None
             else f"about {span(later)} if all of them go first"

@@ -20,9 +20,13 @@ from scheduler.prompt_file import read_prompt_file
 class PromptLines:
     """A prompt file read once; what is no prompt goes to standard error with line, reason and remedy."""
 
-    def __init__(self, path: Path, *, settings: Settings, seed_base: bytes = b"") -> None:
+    def __init__(
+        self, path: Path, *, settings: Settings, seed_base: bytes = b"", now_ms: int | None = None
+    ) -> None:
         """Read nothing yet; see `read_prompt_file`."""
-        self._items = read_prompt_file(path, settings=settings, seed_base=seed_base, hashed=self._keep)
+        self._items = read_prompt_file(
+            path, settings=settings, seed_base=seed_base, hashed=self._keep, now_ms=now_ms
+        )
         self._stream: HashingReader | None = None
         self.rejected = 0  # lines so far
 

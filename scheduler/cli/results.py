@@ -6,6 +6,7 @@ It reads `db.audit` and prints; it decides nothing.
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -134,10 +135,12 @@ def audit(
 def tell(story: JobStory) -> list[tuple[str, str]]:
     """Return a job's story as about ten lines of (what, text)."""
     lines = [
-        ("job", f"{clean(story.custom_id)} ({story.job_id}), line {story.line_no} of batch {story.batch_id}"),
+        ("job", f"{clean(story.custom_id)} ({story.job_id}), {_place(story)}"),
         ("prompt", f"{clean(story.prompt)} (seed {story.seed}, {_pictures(story.n)})"),
         ("state", _state(story)),
     ]
+    if story.wanted_until is not None:
+        lines.append(("deadline", _deadline(story.wanted_until, story.finished_at)))
     if story.tier is None:
         waits = REASONS.get(story.defer_reason or "", "no window has looked at it yet")
         return [*lines, ("decision", f"none yet: {waits}")]
@@ -182,6 +185,18 @@ def _state(story: JobStory) -> str:
     if story.seconds is not None:
         text += f" ({story.seconds:.2f} s of the device)"
     return text
+
+
+def _place(story: JobStory) -> str:
+    return f"line {story.line_no} of batch {story.batch_id} of client {story.client}"
+
+
+def _deadline(wanted_until: datetime, finished_at: datetime | None) -> str:
+    text = f"{wanted_until:%Y-%m-%d %H:%M:%S} UTC"
+    if finished_at is None:
+        return text
+    late = (finished_at - wanted_until).total_seconds()
+    return f"{text}: " + ("met" if late <= 0 else f"missed by {late:.0f} s")
 
 
 def _predicted(story: JobStory) -> str:

@@ -13,8 +13,9 @@ from db.audit import (
     rows,
     windows,
 )
-from routet2i.contracts import JobState
+from routet2i.contracts import GenerationRequest, JobState
 from routet2i.errors import NotFound
+from scheduler.cli.results import tell
 
 COLUMNS = """
     batch_id job_id custom_id prompt tier state reason prs_predicted prs_threshold predictor_version
@@ -151,6 +152,32 @@ def test_a_queued_jobs_story_ends_early(shop):
     assert (story.tier, story.attempts, story.ledger, story.pictures) == (None, (), (), ())
     with pytest.raises(NotFound):
         job_story(shop.engine, "nobody")
+
+
+def test_a_story_says_whether_the_deadline_was_met(shop):
+    # Given a job wanted within an hour, one wanted earlier than anybody could, and one at any time
+    opened = shop.repository.open_batch(
+        client="press", idem_key="k", body_sha256="b", name="n", budget_micro_usd=None
+    )
+    wanted = ({"within_ms": 3_600_000}, {"deadline_ms": 1_000}, {})
+    lines = [
+        GenerationRequest(line_no=no, custom_id=f"c{no}", prompt="p", seed=no, **deadline)
+        for no, deadline in enumerate(wanted, start=1)
+    ]
+    shop.repository.add_jobs(opened.batch_id, lines, [], cursor_line=3)
+    shop.repository.close_intake(opened.batch_id)
+    ids = [shop.read(f"SELECT id FROM job WHERE seq = {no}") for no in (1, 2, 3)]
+    before = dict(tell(job_story(shop.engine, ids[0])))
+    # When they are drawn
+    shop.window()
+    shop.work()
+    # Then each story tells it, with the client
+    told = [dict(tell(job_story(shop.engine, one))) for one in ids]
+    assert before["deadline"].endswith(" UTC")
+    assert told[0]["deadline"] == f"{before['deadline']}: met"
+    assert told[1]["deadline"].startswith("1970-01-01 00:00:01 UTC: missed by ")
+    assert "deadline" not in told[2]
+    assert told[0]["job"].endswith("of client press")
 
 
 def test_windows_tell_jobs_and_money_per_decision(shop):

@@ -132,6 +132,10 @@ def test_submit_reads_standard_input(ready: Cli) -> None:
         (("--budget", "0.001"), Exit.BUDGET),
         (("--format", "xml"), Exit.USAGE),
         (("--nonsense",), Exit.USAGE),
+        (("--client", "shadow"), Exit.USAGE),
+        (("--client", "press room"), Exit.USAGE),
+        (("--deadline", "soon"), Exit.USAGE),
+        (("--deadline", "2020-01-01T00:00:00Z"), Exit.USAGE),
     ],
 )
 def test_a_refused_submission_has_its_own_exit_code_and_writes_nothing(
@@ -151,6 +155,92 @@ def test_a_key_with_another_body_is_a_conflict(ready: Cli, file: Path) -> None:
     refused = ready("submit", str(file), "--key", "mine", "--budget", "5")
     # Then it is refused
     assert refused.exit_code == Exit.CONFLICT
+
+
+def test_a_client_and_a_deadline_are_told_with_the_batch_and_the_job(ready: Cli, file: Path) -> None:
+    # Given a submission of a client, wanted until a moment
+    submitted = ready("submit", str(file), "--client", "press", "--deadline", "2h")
+    # When batch and job are asked for
+    one, all_of_them = ready("status", "last"), ready("status")
+    told = ready("audit", "one")
+    story = json.loads(ready("audit", "one", "--json").stdout)
+    # Then both have it
+    assert submitted.exit_code == Exit.REJECTED
+    assert "(client press)" in one.output
+    assert "press" in all_of_them.output
+    assert "of client press" in told.output
+    assert "deadline" in told.output
+    assert story["client"] == "press"
+    assert story["wanted_until"] > story["submitted_at"]
+
+
+def test_a_full_queue_refuses_a_file_with_9_and_says_what_to_type(
+    ready: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given room for three jobs, two of which wait
+    monkeypatch.setenv("ROUTET2I_QUEUE_JOBS", "3")
+    ready("submit", str(file))
+    # When two more come, and then the first two again
+    refused = ready("submit", str(file), "--key", "again")
+    known = ready("submit", str(file))
+    # Then those are refused before anything is written, and these are known
+    assert refused.exit_code == Exit.FULL
+    assert "2 of at most 3 jobs wait, and this file has 2" in refused.stderr
+    assert "--wait" in refused.stderr
+    assert "ROUTET2I_QUEUE_JOBS" in refused.stderr
+    assert known.exit_code == Exit.REJECTED
+    assert len(json.loads(ready("status", "--json").stdout)) == 1
+
+
+def test_a_file_that_can_never_come_in_is_refused_though_it_would_wait(
+    ready: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUTET2I_CLIENT_QUEUE_JOBS", "1")
+    refused = ready("submit", str(file), "--wait")
+    assert refused.exit_code == Exit.USAGE
+    assert "split the file, or raise ROUTET2I_CLIENT_QUEUE_JOBS" in refused.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_with_wait_a_file_comes_in_once_there_is_room(
+    ready: Cli, file: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    # Given a full queue, and somebody who cancels what waits after the second knock
+    monkeypatch.setenv("ROUTET2I_QUEUE_JOBS", "2")
+    ready("submit", str(file))
+    knocks = []
+
+    def sleep(seconds: float) -> None:
+        knocks.append(seconds)
+        if len(knocks) == 2:
+            ready("cancel", "last")
+
+    monkeypatch.setattr("scheduler.cli.batches.time.sleep", sleep)
+    # When a file waits
+    submitted = ready("submit", str(file), "--key", "again", "--wait", *form)
+    # Then it comes in, and says once what it waited for, but not to programs
+    assert submitted.exit_code == Exit.REJECTED
+    assert len(knocks) == 2
+    told = "waiting for room: 2 of at most 2 jobs wait"
+    assert submitted.stderr.count(told) == (0 if form else 1)
+
+
+def test_whoever_ends_the_waiting_leaves_nothing_behind(
+    ready: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a full queue
+    monkeypatch.setenv("ROUTET2I_QUEUE_JOBS", "2")
+    ready("submit", str(file))
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scheduler.cli.batches.time.sleep", interrupt)
+    # When Ctrl-C ends a file's waiting
+    ended = ready("submit", str(file), "--key", "again", "--wait")
+    # Then no batch was opened
+    assert ended.exit_code == Exit.INTERRUPTED
+    assert len(json.loads(ready("status", "--json").stdout)) == 1
 
 
 def test_a_wrong_setting_is_named(ready: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

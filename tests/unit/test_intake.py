@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from routet2i.contracts import GenerationRequest, Rejection
 from routet2i.errors import IntakeError
+from scheduler.deadlines import Deadline
 from scheduler.intake import guess_format, read_requests
 
+NOON = 1_795_348_800_000  # 2026-11-22T12:00:00Z
 
-def read(raw, *, fmt="jsonl", max_line_bytes=65_536, max_prompt_chars=2000, seed_base=b"base"):
+
+def read(raw, *, fmt="jsonl", max_line_bytes=65_536, max_prompt_chars=2000, seed_base=b"base", **deadlines):
     stream = io.BytesIO(raw if isinstance(raw, bytes) else raw.encode())
     return list(
         read_requests(
@@ -24,6 +27,7 @@ def read(raw, *, fmt="jsonl", max_line_bytes=65_536, max_prompt_chars=2000, seed
             max_line_bytes=max_line_bytes,
             max_prompt_chars=max_prompt_chars,
             seed_base=seed_base,
+            **deadlines,
         )
     )
 
@@ -57,6 +61,7 @@ def test_a_full_json_line_becomes_a_request():
         height=128,
         n=3,
         priority=-5,
+        deadline="2h",
         metadata={"k": [1, {"x": "é"}]},
     )
     assert read_one(raw) == GenerationRequest(
@@ -70,6 +75,7 @@ def test_a_full_json_line_becomes_a_request():
         n=3,
         priority=-5,
         metadata='{"k":[1,{"x":"é"}]}',
+        within_ms=7_200_000,
     )
 
 
@@ -91,6 +97,32 @@ def test_metadata_keeps_integers_that_a_double_cannot_hold():
     assert (
         read_one(line(metadata={"id": 12345678901234567890123})).metadata == '{"id":12345678901234567890123}'
     )
+
+
+def test_a_line_says_its_own_deadline_or_has_that_of_the_file():
+    # Given a default of a day, and lines with a moment, with a duration and with none
+    raw = "\n".join([line(deadline="1970-01-01T01:00:01+01:00"), line(deadline="90m"), line()])
+    items = read(raw, deadline=Deadline(within_ms=86_400_000))
+    assert [(item.deadline_ms, item.within_ms) for item in items] == [
+        (1_000, None),
+        (None, 5_400_000),
+        (None, 86_400_000),
+    ]
+
+
+def test_a_csv_column_may_hold_deadlines():
+    first, second = read("prompt,deadline\na,1d\nb,\n", fmt="csv")
+    assert (first.within_ms, second.within_ms) == (86_400_000, None)
+
+
+def test_a_deadline_that_has_passed_costs_its_own_line_only():
+    # Given a line wanted until a moment that is over, and one wanted until later
+    raw = "\n".join([line(deadline="2026-11-21T00:00:00Z"), line(deadline="2026-11-23T00:00:00Z")])
+    refused, good = read(raw, now_ms=NOON)
+    # Then the first is refused with what to do
+    assert "'2026-11-21T00:00:00Z' has passed" in refused.reason
+    assert refused.remedy == "give a later one, or none"
+    assert good.deadline_ms == NOON + 43_200_000
 
 
 def test_text_is_brought_to_nfc():
@@ -174,6 +206,11 @@ def test_the_last_line_needs_no_newline_and_may_be_exactly_as_long_as_allowed():
         (line(n=True), "n = True", '"n": 1'),
         (line(n="2"), "n = '2'", '"n": 1'),
         (line(priority=101), "priority = 101 must be a whole number from -100 to 100", '"priority"'),
+        (line(deadline="soon"), "'soon' is neither a moment nor a duration", "90m"),
+        (line(deadline=""), "'' is neither", "90m"),
+        (line(deadline=5), "deadline = 5 is not text", "90m"),
+        (line(deadline="2026-11-22T18:00:00"), "time zone", "Z for UTC"),
+        (line(deadline="367d"), "more than 366 days away", "nearer"),
         (line(width=64), "width is given without height", "add height"),
         (line(height=64), "height is given without width", "add width"),
         (line(width=64, height=65), "height = 65 is not a multiple of 8", '"height": 64'),

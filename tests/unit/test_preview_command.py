@@ -105,6 +105,20 @@ def test_without_a_database_it_says_that_nothing_was_stored(preview: Preview) ->
     assert json.loads(preview("--json").stdout)["preview_id"] is None
 
 
+def test_a_line_whose_deadline_has_passed_is_in_neither_preview_nor_batch(
+    preview: Preview, cli: Preview, tmp_path: Path
+) -> None:
+    # Given a file with a line that is late
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(path.read_text() + '{"prompt": "a bird", "deadline": "2020-01-01T00:00:00Z"}\n')
+    told = json.loads(preview("--json").stdout)
+    # When it is submitted from its preview
+    submitted = json.loads(cli("submit", str(path), "--from-preview", "last", "--json").stdout)
+    # Then both have rejected the late line beside the bad one
+    assert (told["rejected"], told["preview"]["jobs"]) == (2, 3)
+    assert (submitted["rejected_count"], submitted["accepted"]) == (2, 3)
+
+
 def test_a_kept_preview_is_submitted_by_the_line_that_it_prints(
     preview: Preview, cli: Preview, tmp_path: Path
 ) -> None:

@@ -4,14 +4,17 @@ import io
 import json
 import os
 import threading
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 
-from routet2i.errors import BudgetTooSmall, Conflict, IntakeError
+from routet2i.errors import BudgetTooSmall, Conflict, IntakeError, QueueFull, UsageError
 from routet2i.settings import Settings
 from routet2i.tiers import packaged, read_tiers
 from scheduler import submit
+from scheduler.deadlines import Deadline
 from scheduler.submit import submit_file
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -190,6 +193,113 @@ def test_seeds_depend_on_the_file_and_the_line_only(repository, path):
     seeds = [seed for _, _, _, seed in jobs(repository)]
     assert len(seeds) == 4
     assert len(set(seeds)) == 2
+
+
+def test_a_clients_name_is_kept_and_a_name_nobody_may_have_is_refused(repository, path):
+    path.write_text(lines(1))
+    run(repository, path, client="press.room-1")
+    assert jobs(repository, "client") == [("press.room-1",)]
+    for name in ("shadow", "", "a b", "a/b", "x" * 65, "line\n"):
+        with pytest.raises(UsageError, match=r"--client|digits"):
+            run(repository, path, client=name)
+    assert count(repository, "batch") == 1
+
+
+def test_deadlines_are_counted_from_the_submission_and_half_of_their_time_is_kept(repository, path):
+    # Given a line with a duration, one with a moment, and one that takes the file's
+    moment = datetime.now(tz=UTC) + timedelta(days=2)
+    path.write_text(
+        json.dumps({"prompt": "a", "deadline": "2h"})
+        + "\n"
+        + json.dumps({"prompt": "b", "deadline": moment.isoformat()})
+        + "\n"
+        + json.dumps({"prompt": "c"})
+    )
+    # When it is submitted
+    run(repository, path, deadline=Deadline(within_ms=60_000))
+    # Then each job has its deadline, and the moment at which half its time is gone
+    rows = jobs(repository, "created_ms, deadline_ms, jump_ms")
+    left = [deadline - created for created, deadline, _ in rows]
+    assert left == pytest.approx([7_200_000, 2 * 86_400_000, 60_000], abs=5_000)
+    assert rows[1][1] == int(moment.timestamp() * 1000)
+    for created, deadline, jump in rows:
+        assert jump == pytest.approx((created + deadline) / 2, abs=1_000)
+
+
+def test_a_job_without_a_deadline_never_jumps(repository, path):
+    path.write_text(lines(1))
+    run(repository, path)
+    assert jobs(repository, "deadline_ms, jump_ms") == [(None, None)]
+
+
+def test_another_default_deadline_is_another_batch(repository, path):
+    path.write_text(lines(1))
+    hours = [Deadline(within_ms=hours * 3_600_000) for hours in (1, 2, 2)]
+    ids = [run(repository, path, deadline=one).batch_id for one in hours]
+    assert ids[1] == ids[2]
+    assert len({*ids, run(repository, path).batch_id}) == 3
+
+
+def test_a_file_submitted_again_after_its_deadlines_is_told_as_it_came_in(repository, path, monkeypatch):
+    # Given a file that came in before its deadline
+    moment = datetime.now(tz=UTC) + timedelta(hours=1)
+    path.write_text(json.dumps({"prompt": "a", "deadline": moment.isoformat()}) + "\n")
+    first = run(repository, path)
+    # When it is submitted once more afterwards
+    late = time.time_ns() + 2 * 3_600 * 10**9
+    monkeypatch.setattr(submit.time, "time_ns", lambda: late)
+    again = run(repository, path)
+    # Then its line is still the job that it is; in a new batch it would be refused
+    assert (again.batch_id, again.created) == (first.batch_id, False)
+    assert (again.accepted, again.rejected_count) == (1, 0)
+    assert run(repository, path, key="new").rejected_count == 1
+
+
+def test_a_full_queue_is_waited_for_and_nothing_is_written_meanwhile(repository, path):
+    # Given room for three jobs, all of which wait
+    settings = Settings(queue_jobs=3)
+    path.write_text(lines(3))
+    first = run(repository, path, settings=settings)
+    path.write_text(lines(2))
+    with pytest.raises(QueueFull) as refused:
+        run(repository, path, settings=settings)
+    assert (refused.value.waiting, refused.value.limit) == (3, 3)
+    # When the next file waits until they are cancelled
+    found = []
+
+    def wait(_full):
+        found.append((count(repository, "batch"), count(repository, "job")))
+        if len(found) == 3:
+            repository.cancel_batch(first.batch_id)
+
+    submission = run(repository, path, settings=settings, wait=wait)
+    # Then it comes in as a whole, and was not there before
+    assert found == [(1, 3)] * 3
+    assert (submission.created, submission.accepted) == (True, 2)
+
+
+def test_a_submission_cut_off_keeps_its_place_and_is_continued_in_a_full_queue(repository, path, monkeypatch):
+    # Given room for ten, and a file of ten that was cut off after four
+    monkeypatch.setattr(submit, "LINES_PER_COMMIT", 4)
+    settings = Settings(queue_jobs=10)
+    path.write_text(lines(10))
+    with pytest.raises(Crash):
+        run(Crashing(repository, at=2), path, settings=settings)
+    # When another file comes, and the same again
+    other = path.with_name("other.jsonl")
+    other.write_text(lines(1))
+    with pytest.raises(
+        QueueFull, match=r"10 of at most 10 jobs wait \(6 of them in files still being read\)"
+    ):
+        run(repository, other, settings=settings)
+    submission = run(repository, path, settings=settings)
+    # Then the first has kept its place
+    assert (submission.created, count(repository, "job")) == (True, 10)
+
+
+def test_rejected_lines_take_no_room(repository, path):
+    path.write_text("bad\n" * 5 + lines(2))
+    assert run(repository, path, settings=Settings(queue_jobs=2)).accepted == 2
 
 
 def test_progress_is_told_after_each_commit(repository, path, monkeypatch):

@@ -15,6 +15,7 @@ depends_on = None
 def upgrade() -> None:
     op.execute("ALTER TABLE batch RENAME COLUMN tenant TO client")
     op.execute("ALTER TABLE batch ADD COLUMN announced INTEGER NOT NULL DEFAULT 0")
+    op.execute("CREATE INDEX ix_batch_ingesting ON batch (client) WHERE state = 'ingesting'")
     op.execute("ALTER TABLE job ADD COLUMN client TEXT NOT NULL DEFAULT 'default'")
     op.execute("ALTER TABLE job ADD COLUMN deadline_ms BIGINT")
     op.execute("ALTER TABLE job ADD COLUMN jump_ms BIGINT")
@@ -67,5 +68,6 @@ def downgrade() -> None:
     op.execute("ALTER TABLE decision_window DROP COLUMN reached")
     for column in ("jump_ms", "deadline_ms", "client"):
         op.execute(f"ALTER TABLE job DROP COLUMN {column}")
+    op.execute("DROP INDEX ix_batch_ingesting")
     op.execute("ALTER TABLE batch DROP COLUMN announced")
     op.execute("ALTER TABLE batch RENAME COLUMN client TO tenant")
