@@ -116,7 +116,7 @@ def policies(connection: Connection, *, names: Iterable[str] | None = None) -> l
         connection,
         f"SELECT {POLICY} FROM budget_policy p WHERE {chosen}{LATEST} ORDER BY scope, name, id",  # noqa: S608
         None if names is None else {"ids": pack_ids(names)},
-    )
+    ).all()
     return [_stored(row) for row in rows]
 
 
@@ -153,7 +153,7 @@ def funds(connection: Connection, accounts: Iterable[Account]) -> dict[Account, 
         """SELECT id, period, lim, carried, reserved, spent, overrun FROM budget
             WHERE (id, period) IN {PAIRS}""",
         {"pairs": pack_pairs((one.budget_id, one.period) for one in set(accounts))},
-    )
+    ).all()
     return {Account(budget_id=row.id, period=row.period): row for row in rows}
 
 

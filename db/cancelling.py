@@ -1,7 +1,8 @@
 """Cancellation: final at once where no worker has the job, else asked of the worker.
 
-Lock order: batch (so that no window assigns meanwhile), microbatch, job, outcome, budget, ledger. The job row
-is the gate: whoever passes it, a record or a cancellation, decides. It knows neither who asked nor why.
+Lock order: batch (so that no window assigns meanwhile), microbatch, job, outcome, budget, ledger,
+waiting. The job row is the gate: whoever passes it, a record or a cancellation, decides. It knows neither who
+asked nor why.
 """
 
 from collections import defaultdict
@@ -10,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from db import ledger
+from db import ledger, waiting
 from db.claims import close
 from db.closing import OF_MICROBATCH, cancel_jobs, cancelled, held
-from db.dialects import pack_ids, run
+from db.dialects import pack_ids, run, run_rows
+from db.waiting import Queued
 from routet2i.contracts import CancelReport, JobState
 from routet2i.errors import NotFound
 
@@ -79,7 +81,8 @@ def _cancel(
     for job in jobs:
         if job.state == "assigned":
             of_microbatch[job.microbatch_id].append(job)
-    at_once = _cancel_queued(connection, [job.id for job in jobs if job.state == "queued"])
+    unassigned = _cancel_queued(connection, [job.id for job in jobs if job.state == "queued"])
+    at_once = len(unassigned)
     running: list[str] = []
     ours = {
         id_: held(id_, microbatches[id_], fence=None)
@@ -106,29 +109,24 @@ def _cancel(
         "UPDATE job SET cancel_requested = 1 WHERE id IN {IDS} AND state = 'assigned'",
         {"ids": pack_ids(running)},
     )
+    waiting.go(connection, unassigned)
     return at_once, len(running)
 
 
-def _cancel_queued(connection: Connection, job_ids: Sequence[str]) -> int:
-    """Close jobs that no window has taken: they have neither a microbatch nor money."""
-    won = (
-        run(
-            connection,
-            "UPDATE job SET state = 'done' WHERE id IN {IDS} AND state = 'queued' RETURNING id",
-            {"ids": pack_ids(job_ids)},
-        )
-        .scalars()
-        .all()
-    )
+def _cancel_queued(connection: Connection, job_ids: Sequence[str]) -> list[Queued]:
+    """Close jobs that no window has taken, and return them: they have neither a microbatch nor money."""
+    won = run(
+        connection,
+        """UPDATE job SET state = 'done' WHERE id IN {IDS} AND state = 'queued'
+            RETURNING id, batch_id, width, height, n""",
+        {"ids": pack_ids(job_ids)},
+    ).all()
     outcome = cancelled("")
     if won:
-        run(
+        run_rows(
             connection,
             """INSERT INTO outcome(job_id, state, micro_usd, seconds, error_class, error, at_ms)
-                VALUES(:job_id, 'cancelled', 0, 0, :error_class, :error, {NOW})""",
-            [
-                {"job_id": job_id, "error_class": outcome.error_class, "error": outcome.error}
-                for job_id in won
-            ],
+                SELECT {job_id:text}, 'cancelled', 0, 0, {error_class:text}, {error:text}, {NOW} {EACH}""",
+            [{"job_id": row.id, "error_class": outcome.error_class, "error": outcome.error} for row in won],
         )
-    return len(won)
+    return [Queued(row.batch_id, row.width, row.height, row.n) for row in won]

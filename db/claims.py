@@ -83,7 +83,7 @@ def _claim(
             FROM job j JOIN assignment a ON a.job_id = j.id
             WHERE j.microbatch_id = :id AND j.state = 'assigned' AND j.cancel_requested = 0 ORDER BY j.seq""",
         {"id": taken.id},
-    )
+    ).all()
     return Claim(
         microbatch_id=taken.id,
         tier=tier,

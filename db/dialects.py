@@ -1,7 +1,7 @@
 """One text per statement for both databases: what differs is named in braces and filled in here.
 
     {NOW}          the database's clock, integer milliseconds
-    {IDS}          the ids in parameter `ids` (from `pack_ids`) as a sub-select: any number of them
+    {IDS}          the ids in parameter `ids` (from `pack_ids`) as a sub-select of a column `id`
     {PAIRS}        the pairs in parameter `pairs` (from `pack_pairs`) as a sub-select of two columns
     {ROWS}         an aggregate of {ROW}(column, ...) values: all of them as one JSON array
     {ROW}          some columns as a JSON array
@@ -9,6 +9,11 @@
     {LOCK}         row locks to the end of the transaction; on SQLite BEGIN IMMEDIATE has locked already
     {SKIP_LOCKED}  the same, but rows that another transaction holds are left out
     {SHARE}        lets others read and lock alike, but not change
+
+And for `run_rows`, one statement for many rows of values:
+
+    {name:type}    a row's value, with its type in PostgreSQL
+    {EACH}         where the rows come from: PostgreSQL takes them all as one JSON text, SQLite one by one
 
 It knows no table.
 """
@@ -29,7 +34,7 @@ NOW = {
 WORDS = {
     "sqlite": {
         "NOW": NOW["sqlite"],
-        "IDS": "(SELECT value FROM json_each(:ids))",
+        "IDS": "(SELECT value AS id FROM json_each(:ids))",
         "PAIRS": "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:pairs))",
         "ROWS": "json_group_array",
         "ROW": "json_array",
@@ -40,7 +45,7 @@ WORDS = {
     },
     "postgresql": {
         "NOW": NOW["postgresql"],
-        "IDS": "(SELECT jsonb_array_elements_text(CAST(:ids AS jsonb)))",
+        "IDS": "(SELECT jsonb_array_elements_text(CAST(:ids AS jsonb)) AS id)",
         "PAIRS": "(SELECT e ->> 0, e ->> 1 FROM jsonb_array_elements(CAST(:pairs AS jsonb)) AS e)",
         "ROWS": "json_agg",
         "ROW": "json_build_array",
@@ -52,6 +57,7 @@ WORDS = {
 }
 
 
+ROWS_AT_ONCE = 10_000  # seconds at most: far from the longest statement that PostgreSQL lets us run
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
 
 
@@ -70,6 +76,19 @@ def _filled(dialect: str, statement: str) -> str:
     return statement
 
 
+_VALUE = re.compile(r"\{([a-z]\w*):([a-z ]+)\}")
+
+
+@lru_cache(maxsize=64)
+def _rows_statement(dialect: str, statement: str) -> str:
+    """Return the statement with the rows' values filled in; `run` fills in the rest."""
+    if dialect == "sqlite":
+        return _VALUE.sub(r":\1", statement).replace("{EACH}", "")
+    columns = ", ".join(f"{name} {kind}" for name, kind in dict(_VALUE.findall(statement)).items())
+    rows = f"FROM json_to_recordset(CAST(:rows AS json)) AS r({columns})"
+    return _VALUE.sub(r"r.\1", statement).replace("{EACH}", rows)
+
+
 def run(
     connection: Connection,
     statement: str,
@@ -85,6 +104,25 @@ def run(
     rows = list(parameters)
     # psycopg opens a pipeline for many, which one alone need not pay
     return connection.exec_driver_sql(filled, rows[0] if len(rows) == 1 else rows)
+
+
+def run_rows(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Execute a statement with `{EACH}` for all rows, at least one; return how many it changed.
+
+    PostgreSQL gets thousands at once, for a message to and fro is most of what a row costs; SQLite is in this
+    process, and reading JSON would cost it more.
+
+    Args:
+        rows: column -> text without NUL, integer, finite float or None.
+    """
+    dialect = connection.dialect.name
+    filled = _rows_statement(dialect, statement)
+    if dialect == "sqlite":
+        return run(connection, filled, rows).rowcount
+    return sum(
+        run(connection, filled, {"rows": orjson.dumps(rows[start : start + ROWS_AT_ONCE]).decode()}).rowcount
+        for start in range(0, len(rows), ROWS_AT_ONCE)
+    )
 
 
 def pack_ids(ids: Iterable[str]) -> str:

@@ -1,16 +1,17 @@
 """Batches come in: opened once per key, filled in resumable steps, closed.
 
-It knows rows of `batch`, `rejected`, `job`, `budget`; how a file is read is `scheduler.intake`'s affair.
+It knows rows of `batch`, `rejected`, `job`, `budget` and what they add to `waiting`; how a file is read is
+`scheduler.intake`'s affair.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from db import door, ledger
-from db.dialects import pack_ids, run
+from db import door, ledger, waiting
+from db.dialects import pack_ids, run, run_rows
+from db.waiting import Queued
 from routet2i.contracts import GenerationRequest, OpenedBatch, QueueLimits, Rejection, new_id
 from routet2i.errors import Conflict, NotFound
 
@@ -104,7 +105,6 @@ def add_jobs(
     ]
     refused = [rejection for rejection in rejections if rejection.line_no > before.cursor_line]
     twice = _insert(connection, batch_id, rows) if rows else ()
-    _wait(connection, batch_id, rows, but={rejection.line_no for rejection in twice})
     refused += twice
     if refused:
         run(
@@ -136,7 +136,7 @@ def add_jobs(
     return tuple(twice)
 
 
-def _job(batch_id: str, request: GenerationRequest, *, client: str, now_ms: int) -> dict[str, object]:
+def _job(batch_id: str, request: GenerationRequest, *, client: str, now_ms: int) -> dict[str, Any]:
     deadline_ms = now_ms + request.within_ms if request.within_ms is not None else request.deadline_ms
     return {
         "id": new_id(),
@@ -158,32 +158,35 @@ def _job(batch_id: str, request: GenerationRequest, *, client: str, now_ms: int)
     }
 
 
-def _insert(
-    connection: Connection, batch_id: str, rows: Sequence[dict[str, object]]
-) -> tuple[Rejection, ...]:
+def _insert(connection: Connection, batch_id: str, rows: Sequence[dict[str, Any]]) -> tuple[Rejection, ...]:
     """Insert jobs; return a rejection for each whose custom id the batch has already."""
-    inserted = run(
+    inserted = run_rows(
         connection,
         """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
                            priority, metadata, not_before_ms, cancel_requested, state, created_ms, client,
                            deadline_ms, jump_ms)
-            VALUES(:id, :batch_id, :seq, :custom_id, :prompt, :negative_prompt, :seed, :width, :height, :n,
-                   :priority, :metadata, 0, 0, 'queued', {NOW}, :client, :deadline_ms, :jump_ms)
-            ON CONFLICT(batch_id, custom_id) DO NOTHING""",
+            SELECT {id:text}, {batch_id:text}, {seq:integer}, {custom_id:text}, {prompt:text},
+                   {negative_prompt:text}, {seed:bigint}, {width:integer}, {height:integer}, {n:integer},
+                   {priority:integer}, {metadata:text}, 0, 0, 'queued', {NOW}, {client:text},
+                   {deadline_ms:bigint}, {jump_ms:bigint} {EACH}
+            WHERE true ON CONFLICT(batch_id, custom_id) DO NOTHING""",
         rows,
     )
-    if inserted.rowcount == len(rows):
-        return ()
-    present = set(
-        run(
+    present = {row["id"] for row in rows}
+    if inserted != len(rows):
+        found = run(
             connection,
             "SELECT id FROM job WHERE id IN {IDS}",
-            {"ids": pack_ids(str(row["id"]) for row in rows)},
+            {"ids": pack_ids(row["id"] for row in rows)},
         ).scalars()
+        present = set(found.all())
+    waiting.come(
+        connection,
+        (Queued(batch_id, row["width"], row["height"], row["n"]) for row in rows if row["id"] in present),
     )
     return tuple(
         Rejection(
-            line_no=int(str(row["seq"])),
+            line_no=row["seq"],
             reason=f"custom_id {row['custom_id']!r} stands on an earlier line of this batch",
             remedy="give each line a custom_id of its own",
             raw_sha256="",
@@ -193,32 +196,26 @@ def _insert(
     )
 
 
-def _wait(connection: Connection, batch_id: str, rows: Sequence[dict[str, object]], *, but: set[int]) -> None:
-    """Count new jobs as waiting, but those of some lines."""
-    sizes = Counter(
-        (row["width"] or 0, row["height"] or 0, row["n"]) for row in rows if row["seq"] not in but
-    )
-    for (width, height, n), jobs in sizes.items():
-        run(
-            connection,
-            """INSERT INTO waiting(batch_id, width, height, jobs, pictures)
-                VALUES(:batch_id, :width, :height, :jobs, :pictures)
-                ON CONFLICT(batch_id, width, height) DO UPDATE SET
-                    jobs = waiting.jobs + excluded.jobs, pictures = waiting.pictures + excluded.pictures""",
-            {
-                "batch_id": batch_id,
-                "width": width,
-                "height": height,
-                "jobs": jobs,
-                "pictures": jobs * int(str(n)),
-            },
-        )
+def close_intake(connection: Connection, batch_id: str) -> int:
+    """Let windows see the batch; see `Repository.close_intake`.
 
-
-def close_intake(connection: Connection, batch_id: str) -> None:
-    """Let windows see the batch; see `Repository.close_intake`."""
-    run(
+    Returns:
+        Jobs that they see now; 0 if they saw it already.
+    """
+    accepted = run(
         connection,
-        "UPDATE batch SET state = 'open' WHERE id = :id AND state = 'ingesting'",
+        """UPDATE batch SET state = 'open' WHERE id = :id AND state = 'ingesting'
+            RETURNING n_accepted""",
         {"id": batch_id},
-    )
+    ).scalar()
+    return accepted or 0
+
+
+def refresh_statistics(connection: Connection) -> None:
+    """Tell PostgreSQL's planner what the queue has become; SQLite's needs no numbers.
+
+    By itself it looks at jobs a minute later, and at batches when dozens have changed; until then it would
+    sort all that waits for each window. It waits for nobody who works on these tables.
+    """
+    if connection.dialect.name == "postgresql":
+        run(connection, "ANALYZE (SKIP_LOCKED) job, batch")

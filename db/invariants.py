@@ -1,4 +1,4 @@
-"""The promises of reliability.md section 1, on shadows (I11) and previews (I12), as SQL that finds breaches.
+"""The promises of reliability.md section 1, on shadows, previews and what waits (I11 to I13), as SQL.
 
 Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4:
 there is no paid call yet) and not what a model makes of equal inputs (I10).
@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from db.dialects import run
 from db.session import reading
+from db.waiting import COUNTED
 
 SHOWN = 20  # violations per check: a broken promise is rarely broken once
 
@@ -18,7 +19,7 @@ SHOWN = 20  # violations per check: a broken promise is rarely broken once
 class Violation:
     """One broken promise."""
 
-    invariant: str  # I1 to I12
+    invariant: str  # I1 to I13
     detail: str  # which row, and what is wrong with it
 
 
@@ -223,11 +224,16 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
             JOIN ledger l ON l.event_id = 'reserve:' || m.id
             WHERE b.client = 'shadow' AND l.budget_id <> 'batch:' || b.id""",
     ),
+    (
+        "I13",
+        "has other jobs queued than are counted as waiting",
+        f"""SELECT 'batch ' || batch_id || ', size ' || width || 'x' || height FROM {COUNTED}""",  # noqa: S608
+    ),
 )
 
 
 def check_invariants(engine: Engine) -> list[Violation]:
-    """Return what breaks I1 to I3, I5 to I9, I11, I12 now, as far as SQL can see; an empty list is good news.
+    """Return what breaks I1 to I3, I5 to I9, I11 to I13 now, as far as SQL can see; an empty list is good.
 
     I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
     """

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from db.dialects import pack_pairs, run
+from db.dialects import pack_pairs, run, run_rows
 from routet2i.contracts import Account
 from routet2i.errors import RouteT2IError
 from routet2i.periods import TOTAL
@@ -182,7 +182,7 @@ def lock(connection: Connection, accounts: Iterable[Account]) -> dict[Account, i
         """SELECT id, period, lim - reserved - spent AS free FROM budget WHERE (id, period) IN {PAIRS}
             ORDER BY id {BYTES}, period {BYTES} {LOCK}""",
         {"pairs": pack_pairs((one.budget_id, one.period) for one in set(accounts))},
-    )
+    ).all()
     return {Account(budget_id=row.id, period=row.period): row.free for row in rows}
 
 
@@ -311,11 +311,11 @@ def _line(movement: Movement, account: Account) -> dict[str, object]:
 
 def _insert(connection: Connection, lines: Sequence[Mapping[str, object]]) -> None:
     if lines:
-        run(
+        run_rows(
             connection,
             """INSERT INTO ledger(event_id, budget_id, period, kind, from_side, to_side, micro_usd, policy_id,
                                   at_ms)
-                VALUES(:event_id, :budget_id, :period, :kind, :from_side, :to_side, :micro_usd, :policy_id,
-                       {NOW})""",
+                SELECT {event_id:text}, {budget_id:text}, {period:text}, {kind:text}, {from_side:text},
+                       {to_side:text}, {micro_usd:bigint}, {policy_id:bigint}, {NOW} {EACH}""",
             lines,
         )

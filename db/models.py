@@ -135,6 +135,7 @@ decision_window = Table(
     Column("solve_us", BigInteger, nullable=False),  # microseconds the decision took
     Column("committed_ms", BigInteger, nullable=False),
     Column("reached", BigInteger, nullable=False, server_default="0"),  # ticks of virtual time served so far
+    Index("ix_decision_window_reached", "reached"),
 )
 
 budget = Table(
@@ -234,7 +235,7 @@ job = Table(
     Column("width", Integer),  # pixels; NULL = the tier's own
     Column("height", Integer),
     Column("n", Integer, nullable=False),  # pictures wanted
-    Column("priority", Integer, nullable=False),  # higher is sooner
+    Column("priority", Integer, nullable=False),  # higher is sooner among its client's jobs
     Column("metadata", Text),  # the user's JSON object
     Column("not_before_ms", BigInteger, nullable=False),  # no window takes it earlier
     Column("defer_reason", Text),  # why the last window left it queued
@@ -263,8 +264,17 @@ job = Table(
         "ix_job_jump",
         "client",
         "jump_ms",
+        text("priority DESC"),
+        "batch_id",
+        "seq",
         sqlite_where=text("state = 'queued' AND jump_ms IS NOT NULL"),
         postgresql_where=text("state = 'queued' AND jump_ms IS NOT NULL"),
+    ),
+    Index(
+        "ix_job_deferred",
+        "not_before_ms",
+        sqlite_where=text("state = 'queued' AND not_before_ms > 0"),
+        postgresql_where=text("state = 'queued' AND not_before_ms > 0"),
     ),
     Index(
         "ix_job_microbatch",

@@ -89,7 +89,7 @@ def _pair(row: Row[Any]) -> ShadowPair:
 
 def yardsticks(connection: Connection) -> dict[tuple[str, str], Yardstick]:
     """Return what each predictor version measures PRS with; see `Repository.yardsticks`."""
-    found = run(connection, "SELECT * FROM yardstick")
+    found = run(connection, "SELECT * FROM yardstick").all()
     return {
         (row.predictor_name, row.predictor_version): Yardstick(
             weights=orjson.loads(row.weights), spans=orjson.loads(row.spans)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import orjson
 from sqlalchemy import Connection
 
-from db.dialects import pack_ids, run
+from db.dialects import pack_ids, run, run_rows
 from routet2i.contracts import Assignment, PreviewHead, PreviewLine, StoredPreview
 from routet2i.errors import Conflict
 
@@ -37,10 +37,11 @@ def add(connection: Connection, preview_id: str, head: PreviewHead) -> None:
 
 def add_lines(connection: Connection, preview_id: str, lines: Sequence[PreviewLine]) -> None:
     """Write some lines of a preview, at least one."""
-    run(
+    run_rows(
         connection,
         """INSERT INTO preview_line(preview_id, seq, tier, reason, prs, threshold, micro_usd, scores)
-            VALUES(:preview_id, :seq, :tier, :reason, :prs, :threshold, :micro_usd, :scores)""",
+            SELECT {preview_id:text}, {seq:integer}, {tier:text}, {reason:text}, {prs:double precision},
+                   {threshold:double precision}, {micro_usd:bigint}, {scores:text} {EACH}""",
         [
             {
                 "preview_id": preview_id,
@@ -64,7 +65,7 @@ def read(connection: Connection, preview_id: str) -> StoredPreview:
         connection,
         "SELECT seq, tier, micro_usd FROM preview_line WHERE preview_id = :id ORDER BY seq",
         {"id": preview_id},
-    )
+    ).all()
     prices = {line.seq: (line.tier, line.micro_usd) for line in lines}
     if len(prices) != row.jobs:
         raise Conflict(
@@ -95,7 +96,7 @@ def promised(connection: Connection, job_ids: Iterable[str]) -> dict[str, Assign
             JOIN preview_line p ON p.preview_id = b.preview_id AND p.seq = j.seq
             WHERE j.id IN {IDS}""",
         {"ids": pack_ids(job_ids)},
-    )
+    ).all()
     return {
         row.id: Assignment(
             job_id=row.id,

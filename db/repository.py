@@ -5,6 +5,7 @@ A facade: it opens transactions; the statements stand in the module of their nou
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from db import (
     budgets,
     cancelling,
     claims,
+    clients,
     dispatching,
     intake,
     leader,
@@ -23,10 +25,13 @@ from db import (
     previews,
     speeds,
     sweeping,
+    turns,
+    waiting,
     windows,
     workers,
 )
 from db.budgets import NotOpen
+from db.clients import ClientRow
 from db.pairs import ShadowPair, ShadowSpending
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
@@ -55,11 +60,13 @@ from routet2i.contracts import (
     Yardstick,
     new_id,
 )
+from routet2i.errors import ServiceUnavailable
 
 T = TypeVar("T")
 
 JUST_BATCHES = Purse()  # no limit of the environment
 
+MANY_JOBS = 10_000  # at once: the planner's old numbers are no guide any more
 LINES_PER_COMMIT = 5000  # of a preview: short enough a transaction for others to get in
 LOST_AFTER = 3  # heartbeats a worker may miss: two are lost in a slow model load, three are not
 
@@ -139,7 +146,10 @@ class Repository:
 
     def close_intake(self, batch_id: str) -> None:
         """End a batch's intake: from now on windows see its jobs."""
-        write(self.engine, lambda c: intake.close_intake(c, batch_id))
+        seen = write(self.engine, lambda c: intake.close_intake(c, batch_id))
+        if seen >= MANY_JOBS:
+            with suppress(ServiceUnavailable):  # what counts is committed
+                write(self.engine, intake.refresh_statistics)
 
     # previews
 
@@ -186,15 +196,15 @@ class Repository:
     # window and dispatch
 
     def waiting_jobs(self, *, limit: int) -> int:
-        """Count the jobs that a window could take now, up to a limit, in time that grows with the limit."""
+        """Count the jobs that a window could take now, up to a limit; deferred ones are left out."""
         with reading(self.engine) as connection:
-            return windows.waiting_jobs(connection, limit=limit)
+            return turns.waiting(connection, limit=limit)
 
     def open_window(self, *, limit: int, purse: Purse = JUST_BATCHES) -> WindowWork | None:
         """Read at most `limit` queued jobs of open batches, with all accounts that they draw on.
 
-        Highest priority first, then the oldest batch in file order; None if nothing waits. Nothing is
-        written, except that periods of budgets begin.
+        Clients share the places by weight (`db.turns` says which jobs of each come first); None if nothing
+        waits. Nothing is written, except that periods of budgets begin.
         """
 
         def read() -> WindowWork | None:
@@ -224,6 +234,17 @@ class Repository:
             except NotOpen as closed:
                 for stored in closed.policies:
                     write(self.engine, partial(budgets.open_period, stored=stored, now_ms=purse.now_ms))
+
+    # clients
+
+    def set_weight(self, client: str, *, weight: int) -> None:
+        """Give a client, known or not, a weight of 1 to `db.fairness.MOST_WEIGHT` from the next window on."""
+        write(self.engine, lambda c: clients.set_weight(c, client, weight=weight))
+
+    def clients(self) -> list[ClientRow]:
+        """Return every client that was served, waits or has a weight, by name, without the shadows'."""
+        with reading(self.engine) as connection:
+            return clients.rows(connection)
 
     # budgets
 
@@ -362,6 +383,20 @@ class Repository:
 
     def _release_forgotten(self, microbatch_id: str) -> bool:
         return write(self.engine, lambda c: sweeping.release_forgotten(c, microbatch_id))
+
+    def recount_waiting(self) -> int:
+        """Count anew what waits, in each batch where the count is wrong; return how many batches those were.
+
+        It reads all that is queued, so it is for a leader's first moment, not for every window.
+        """
+        with reading(self.engine) as connection:
+            batches = waiting.wrong(connection)
+        for batch_id in batches:
+            self._recount(batch_id)
+        return len(batches)
+
+    def _recount(self, batch_id: str) -> None:
+        write(self.engine, lambda c: waiting.mend(c, batch_id))
 
     # cancel
 

@@ -53,10 +53,11 @@ def make_engine(url: str) -> Engine:
         raise ServiceUnavailable(
             f"database {target.get_backend_name()!r} is not served; use sqlite+pysqlite:// or postgresql+psycopg://"
         )
-    limits = {
+    options = {
         "statement_timeout": STATEMENT_MS,
         "lock_timeout": BUSY_MS,
         "idle_in_transaction_session_timeout": 2 * STATEMENT_MS,
+        "jit": "off",  # guessed costs of `db.turns` would start a compiler for milliseconds of work
     }
     try:
         return create_engine(
@@ -64,7 +65,7 @@ def make_engine(url: str) -> Engine:
             connect_args={
                 "connect_timeout": 5,
                 "keepalives_idle": 30,
-                "options": " ".join(f"-c {name}={value}" for name, value in limits.items()),
+                "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             },
             pool_pre_ping=True,
             hide_parameters=True,

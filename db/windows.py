@@ -5,20 +5,20 @@ in one transaction, with the shadows that its draw has hit (`db.shadows`); the l
 which then takes its fallback tier or stays queued.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
-from db import budgets, ledger, previews, shadows
+from db import budgets, clients, ledger, previews, shadows, turns, waiting
 from db.budgets import Chains
-from db.dialects import pack_ids, run
+from db.dialects import pack_ids, run, run_rows
 from db.leader import require_term
 from db.ledger import Wish
 from db.shadows import ShadowBatch
+from db.waiting import Queued
 from routet2i.contracts import (
     DEFERRED_BY,
     GUARDED_BY,
@@ -29,7 +29,6 @@ from routet2i.contracts import (
     Purse,
     RecordedWindow,
     Scope,
-    Waiting,
     WindowJob,
     WindowPlan,
     WindowWork,
@@ -40,24 +39,10 @@ DEFER_MS = 1_000  # pause of a deferred job: so that those behind it get their w
 
 def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWork | None:
     """Read the next jobs to decide about; see `Repository.open_window`; raises NotOpen."""
-    rows = run(
-        connection,
-        # CROSS JOIN: SQLite must walk the queue in its own order, not batch by batch
-        """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n, b.preview_id
-            FROM job j CROSS JOIN batch b
-            WHERE j.state = 'queued' AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
-            ORDER BY j.priority DESC, j.batch_id, j.seq LIMIT :limit""",
-        {"limit": limit},
-    ).all()
+    rows = turns.take(connection, limit=limit)
     if not rows:
         return None
     batches = {row.batch_id for row in rows}
-    queued = run(
-        connection,
-        """SELECT batch_id, width, height, count(*) AS jobs, sum(n) AS pictures FROM job
-            WHERE state = 'queued' AND batch_id IN {IDS} GROUP BY batch_id, width, height""",
-        {"ids": pack_ids(batches)},
-    ).all()
     chains = budgets.chains(connection, batches, purse=purse)
     previewed = [row.id for row in rows if row.preview_id is not None]
     promised = previews.promised(connection, previewed) if previewed else {}
@@ -75,7 +60,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
             for row in rows
         ),
         accounts=_funds(connection, chains),
-        waiting=_waiting(batches, queued),
+        waiting=waiting.of_batches(connection, batches),
         chains=chains.accounts,
         now_ms=chains.now_ms,
     )
@@ -90,29 +75,6 @@ def _funds(connection: Connection, chains: Chains) -> dict[Account, Funds]:
         account: Funds(limit=found[account].lim, reserved=found[account].reserved, spent=found[account].spent)
         for account in sorted(accounts)
     }
-
-
-def _waiting(batches: Iterable[str], rows: Iterable[Row[Any]]) -> dict[str, tuple[Waiting, ...]]:
-    waiting: dict[str, list[Waiting]] = {batch: [] for batch in batches}
-    for row in rows:
-        waiting[row.batch_id].append(
-            Waiting(width=row.width, height=row.height, jobs=row.jobs, pictures=int(row.pictures))
-        )
-    return {batch: tuple(found) for batch, found in waiting.items()}
-
-
-def waiting_jobs(connection: Connection, *, limit: int) -> int:
-    """Count the jobs that a window could take now, up to a limit; see `Repository.waiting_jobs`."""
-    count: int = run(
-        connection,
-        """SELECT count(*) FROM (
-            SELECT 1 FROM job j CROSS JOIN batch b
-            WHERE j.state = 'queued' AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
-            LIMIT :limit
-        ) AS waiting""",
-        {"limit": limit},
-    ).scalar_one()
-    return count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +94,9 @@ class _Refused:
 
 
 def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
-    """Write a plan in lock order: leader, batch, job, budget, ledger; see `Repository.record_window`.
+    """Write a plan; see `Repository.record_window`.
+
+    Lock order: leader, batch, client, job, budget, ledger, waiting.
 
     Raises:
         NotOpen: a period has begun since the window was opened.
@@ -142,22 +106,31 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
     if plan.leader_term is not None:
         require_term(connection, term=plan.leader_term)
     shadow_batch = None if plan.shadows is None else shadows.open_batch(connection, plan.shadows)
-    proposed = _still_queued(connection, plan)
+    batches = _lock_batches(connection, plan)
+    sharing = clients.lock(connection, {*batches.values(), *_clients_of(connection, plan.deferred)})
+    proposed, queued = _still_queued(connection, plan, batches)
     granted, refused = _reserve(
         connection, plan, proposed, shadow=None if shadow_batch is None else shadow_batch.account
     )
-    assigned = sum(len(grant.microbatch.assignments) for grant in granted)
-    deferred = list(plan.deferred)
-    deferred += [(job.job_id, DEFERRED_BY[one.by]) for one in refused for job in one.microbatch.assignments]
+    assigned = Counter(
+        batches[grant.microbatch.batch_id] for grant in granted for _ in grant.microbatch.assignments
+    )
+    refusals = list(plan.deferred)
+    refusals += [(job.job_id, DEFERRED_BY[one.by]) for one in refused for job in one.microbatch.assignments]
+    deferred = _defer(connection, refusals)
     window = RecordedWindow(
         window_id=plan.window_id,
-        assigned=assigned,
-        deferred=_defer(connection, deferred),
+        assigned=assigned.total(),
+        deferred=deferred.total(),
         fallback=sum(len(grant.microbatch.assignments) for grant in granted if grant.is_fallback),
     )
-    _insert_window(connection, plan, window)
+    reached = clients.charge(connection, sharing, assigned + deferred)
+    _insert_window(connection, plan, window, reached=reached)
     if granted:
         _insert_granted(connection, plan, [grant.microbatch for grant in granted], shadow_batch=shadow_batch)
+        waiting.go(
+            connection, (queued[job.job_id] for grant in granted for job in grant.microbatch.assignments)
+        )
     return window
 
 
@@ -175,22 +148,40 @@ def _recorded(connection: Connection, window_id: str) -> RecordedWindow | None:
     )
 
 
-def _still_queued(connection: Connection, plan: WindowPlan) -> list[Microbatch]:
-    """Lock the plan's batches and jobs; drop what was cancelled or assigned since the window was opened."""
-    batches = set(
-        run(
-            connection,
-            "SELECT id FROM batch WHERE id IN {IDS} AND state = 'open' ORDER BY id {SHARE}",
-            {"ids": pack_ids({microbatch.batch_id for microbatch in plan.microbatches})},
-        ).scalars()
-    )
-    jobs = set(
-        run(
-            connection,
-            "SELECT id FROM job WHERE id IN {IDS} AND state = 'queued' ORDER BY id {LOCK}",
-            {"ids": pack_ids({a.job_id for m in plan.microbatches for a in m.assignments})},
-        ).scalars()
-    )
+def _lock_batches(connection: Connection, plan: WindowPlan) -> dict[str, str]:
+    """Return batch id -> client of the plan's batches that are still open."""
+    rows = run(
+        connection,
+        "SELECT id, client FROM batch WHERE id IN {IDS} AND state = 'open' ORDER BY id {SHARE}",
+        {"ids": pack_ids({microbatch.batch_id for microbatch in plan.microbatches})},
+    ).all()
+    return {row.id: row.client for row in rows}
+
+
+def _clients_of(connection: Connection, deferred: Sequence[tuple[str, str]]) -> set[str]:
+    """Return whose jobs these are."""
+    if not deferred:
+        return set()
+    ids = pack_ids({job_id for job_id, _ in deferred})
+    found = run(connection, "SELECT DISTINCT client FROM job WHERE id IN {IDS}", {"ids": ids}).scalars()
+    return set(found.all())
+
+
+def _still_queued(
+    connection: Connection, plan: WindowPlan, batches: Mapping[str, str]
+) -> tuple[list[Microbatch], Mapping[str, Queued]]:
+    """Lock the plan's jobs; drop what was cancelled or assigned since the window was opened.
+
+    Returns:
+        The microbatches with what is left of them, and the queued jobs by id.
+    """
+    rows = run(
+        connection,
+        """SELECT id, batch_id, width, height, n FROM job
+            WHERE id IN {IDS} AND state = 'queued' ORDER BY id {LOCK}""",
+        {"ids": pack_ids({a.job_id for m in plan.microbatches for a in m.assignments})},
+    ).all()
+    jobs = {row.id: Queued(row.batch_id, row.width, row.height, row.n) for row in rows}
     kept = (
         replace(
             microbatch,
@@ -200,10 +191,10 @@ def _still_queued(connection: Connection, plan: WindowPlan) -> list[Microbatch]:
         for microbatch in plan.microbatches
         if microbatch.batch_id in batches
     )
-    return [microbatch for microbatch in kept if microbatch.assignments]
+    return [microbatch for microbatch in kept if microbatch.assignments], jobs
 
 
-def _of(jobs: set[str], assignments: Sequence[Assignment]) -> tuple[Assignment, ...]:
+def _of(jobs: Mapping[str, Queued], assignments: Sequence[Assignment]) -> tuple[Assignment, ...]:
     return tuple(assignment for assignment in assignments if assignment.job_id in jobs)
 
 
@@ -257,29 +248,33 @@ def _fallback(microbatch: Microbatch, *, by: Scope) -> Microbatch:
     )
 
 
-def _defer(connection: Connection, deferred: Sequence[tuple[str, str]]) -> int:
-    """Leave jobs queued for a moment, with the reason; return how many were still queued."""
+def _defer(connection: Connection, deferred: Sequence[tuple[str, str]]) -> Counter[str]:
+    """Leave jobs queued for a moment, with the reason; return client -> jobs that were still queued."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for job_id, reason in deferred:
         by_reason[reason].append(job_id)
-    return sum(
-        run(
+    return Counter(
+        client
+        for reason, job_ids in sorted(by_reason.items())
+        for client in run(
             connection,
             """UPDATE job SET not_before_ms = {NOW} + :pause, defer_reason = :reason
-                WHERE id IN {IDS} AND state = 'queued'""",
+                WHERE id IN {IDS} AND state = 'queued' RETURNING client""",
             {"pause": DEFER_MS, "reason": reason, "ids": pack_ids(job_ids)},
-        ).rowcount
-        for reason, job_ids in sorted(by_reason.items())
+        )
+        .scalars()
+        .all()
     )
 
 
-def _insert_window(connection: Connection, plan: WindowPlan, window: RecordedWindow) -> None:
+def _insert_window(connection: Connection, plan: WindowPlan, window: RecordedWindow, *, reached: int) -> None:
     run(
         connection,
         """INSERT INTO decision_window(id, leader_term, policy, predictor_name, predictor_version, n_assigned,
-                                       n_deferred, n_fallback, available_micro_usd, solve_us, committed_ms)
+                                       n_deferred, n_fallback, available_micro_usd, solve_us, committed_ms,
+                                       reached)
             VALUES(:id, :leader_term, :policy, :predictor_name, :predictor_version, :n_assigned,
-                   :n_deferred, :n_fallback, :available_micro_usd, :solve_us, {NOW})""",
+                   :n_deferred, :n_fallback, :available_micro_usd, :solve_us, {NOW}, :reached)""",
         {
             "id": plan.window_id,
             "leader_term": plan.leader_term,
@@ -291,6 +286,7 @@ def _insert_window(connection: Connection, plan: WindowPlan, window: RecordedWin
             "n_fallback": window.fallback,
             "available_micro_usd": plan.available_micro_usd,
             "solve_us": plan.solve_us,
+            "reached": reached,
         },
     )
 
@@ -328,12 +324,12 @@ def _insert_microbatches(
     *,
     propensity: Mapping[str, float],
 ) -> None:
-    run(
+    run_rows(
         connection,
         """INSERT INTO microbatch(id, batch_id, window_id, tier, width, height, state, fence, deliveries,
                                   deaths, reserved_left, created_ms)
-            VALUES(:id, :batch_id, :window_id, :tier, :width, :height, 'ready', 0, 0, 0, :reserved_left,
-                   {NOW})""",
+            SELECT {id:text}, {batch_id:text}, {window_id:text}, {tier:text}, {width:integer},
+                   {height:integer}, 'ready', 0, 0, 0, {reserved_left:bigint}, {NOW} {EACH}""",
         [
             {
                 "id": microbatch.microbatch_id,
@@ -347,12 +343,13 @@ def _insert_microbatches(
             for microbatch in microbatches
         ],
     )
-    run(
+    run_rows(
         connection,
         """INSERT INTO assignment(job_id, window_id, tier, reason, prs, threshold, micro_usd, scores,
                                   propensity)
-            VALUES(:job_id, :window_id, :tier, :reason, :prs, :threshold, :micro_usd, :scores,
-                   :propensity)""",
+            SELECT {job_id:text}, {window_id:text}, {tier:text}, {reason:text}, {prs:double precision},
+                   {threshold:double precision}, {micro_usd:bigint}, {scores:text},
+                   {propensity:double precision} {EACH}""",
         [
             {
                 "job_id": assignment.job_id,
@@ -369,12 +366,12 @@ def _insert_microbatches(
             for assignment in microbatch.assignments
         ],
     )
-    run(
+    run_rows(
         connection,
-        """UPDATE job SET state = 'assigned', microbatch_id = :microbatch_id, defer_reason = NULL
-            WHERE id = :id""",
+        """UPDATE job SET state = 'assigned', microbatch_id = {microbatch_id:text}, defer_reason = NULL
+            {EACH} WHERE job.id = {job_id:text}""",
         [
-            {"microbatch_id": microbatch.microbatch_id, "id": assignment.job_id}
+            {"microbatch_id": microbatch.microbatch_id, "job_id": assignment.job_id}
             for microbatch in microbatches
             for assignment in microbatch.assignments
         ],

@@ -26,7 +26,7 @@ def live_workers(connection: Connection, *, within_seconds: float) -> Mapping[st
         """SELECT tier, count(*) AS workers FROM worker
             WHERE state IN ('idle', 'busy') AND heartbeat_ms >= {NOW} - :within GROUP BY tier""",
         {"within": round(within_seconds * 1000)},
-    )
+    ).all()
     return {row.tier: row.workers for row in rows}
 
 

@@ -110,7 +110,7 @@ class GenerationRequest:
     width: int | None = None  # pixels; None = the assigned tier's own size
     height: int | None = None
     n: int = 1  # pictures wanted
-    priority: int = 0  # higher is sooner
+    priority: int = 0  # higher is sooner among its client's jobs, never before another client's
     metadata: str | None = None  # the user's JSON object, as text, kept and echoed
     deadline_ms: int | None = None  # until when it is wanted, milliseconds since 1970; None = see within_ms
     within_ms: int | None = None  # of its submission, where that says it; None with the above = no deadline
@@ -418,7 +418,7 @@ class Work:
 class WindowWork:
     """What one decision round may decide about."""
 
-    jobs: tuple[WindowJob, ...]  # highest priority first, then oldest
+    jobs: tuple[WindowJob, ...]  # the one whose turn it is first; floors are paid in this order
     accounts: Mapping[Account, Funds]  # all that the jobs draw on
     chains: Mapping[str, tuple[Account, ...]]  # batch id -> what it draws on: batch, clients', deployment's
     waiting: Mapping[str, tuple[Waiting, ...]]  # batch id -> what is queued in it

@@ -64,7 +64,7 @@ class Windows(Protocol):
         """Count the jobs that a window could take now, up to a limit."""
 
     def open_window(self, *, limit: int, purse: Purse) -> WindowWork | None:
-        """Return the jobs that wait longest, with the accounts they draw on; None if no job waits."""
+        """Return the jobs whose turn it is, with the accounts they draw on; None if no job waits."""
 
     def record_window(self, plan: WindowPlan) -> RecordedWindow:
         """Write a plan and reserve its money in one transaction; raises LeaseLost if the term has ended."""
@@ -98,6 +98,9 @@ class SchedulerStore(Windows, Sweeps, Pairs, Outbox, Protocol):
 
     def resign(self, *, holder: str, term: int) -> None:
         """End a term now."""
+
+    def recount_waiting(self) -> int:
+        """Count anew what waits, where the count is wrong; return in how many batches it was."""
 
     def live_workers(self, *, within_seconds: float) -> Mapping[str, int]:
         """Return tier -> number of workers heard of lately."""
@@ -355,6 +358,8 @@ class Scheduler:
             if self._term is None:
                 return ELECT_SECONDS
             _log.info("elected", holder=self._holder, term=self._term)
+            if mended := self._repository.recount_waiting():
+                _log.warning("waiting_recounted", batches=mended)
         self._trusted_until = started + TRUST_SECONDS
         return RENEW_SECONDS
 

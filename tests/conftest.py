@@ -157,12 +157,18 @@ class Shop:
         self._keys = count(1)
 
     def submit(
-        self, jobs: int = 3, *, budget: int | None = None, pictures: int = 1, priority: int = 0
+        self,
+        jobs: int = 3,
+        *,
+        budget: int | None = None,
+        pictures: int = 1,
+        priority: int = 0,
+        client: str = "default",
     ) -> str:
         """Submit a batch of `jobs` lines and return its id."""
         key = f"key-{next(self._keys)}"
         opened = self.repository.open_batch(
-            client="default", idem_key=key, body_sha256=key, name=key, budget_micro_usd=budget
+            client=client, idem_key=key, body_sha256=key, name=key, budget_micro_usd=budget
         )
         requests = [
             GenerationRequest(

@@ -12,7 +12,18 @@ from typer.core import TyperGroup
 
 from routet2i import __version__
 from routet2i.errors import RouteT2IError
-from scheduler.cli import batches, budgets, checks, predictors, preview, processes, results, simulate, stack
+from scheduler.cli import (
+    batches,
+    budgets,
+    checks,
+    clients,
+    predictors,
+    preview,
+    processes,
+    results,
+    simulate,
+    stack,
+)
 from scheduler.cli.session import log_to_stderr
 from scheduler.cli.show import clean, console
 
@@ -55,6 +66,7 @@ def make_app() -> typer.Typer:
     ):
         app.command()(command)
     app.add_typer(budgets.budget, name="budget")
+    app.add_typer(clients.client, name="client")
     app.add_typer(processes.db, name="db")
     app.add_typer(predictors.predictor, name="predictor")
     return app

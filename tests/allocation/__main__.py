@@ -1,7 +1,7 @@
 """`make allocation`: measure the promises about money and windows, and write `reports/allocation.json`.
 
-Overspend under many writers, previews beside bills, gain beside hindsight, speed of a decision, speed of the
-window loop. Parts that are not measured keep their rows of the last report.
+Overspend under many writers, previews beside bills, gain beside hindsight, speed of a decision and of the
+window loop, how clients share. Parts that are not measured keep their rows of the last report.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from tests.allocation.parts import PARTS, merged, named
 
 COMMAND = "make allocation"
 QUICK_PENDING = 100_000  # most pending jobs with --quick
+QUICK_QUEUED = 10_000  # jobs of one client, with --quick
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     now: list[Figure] = []
     with ExitStack() as stack:
         made = None
-        if {"overspend", "preview", "windows"} & set(args.parts):
+        if {"overspend", "preview", "windows", "fairness"} & set(args.parts):
             made = stack.enter_context(databases())
         for part in args.parts:
             rows = named(part, measured(part, made, quick=args.quick))
@@ -63,6 +64,10 @@ def measured(part: str, made: Databases | None, *, quick: bool) -> Iterator[Figu
 
         pending = [count for count in PENDING if not quick or count <= QUICK_PENDING]
         yield from window_figures(made, pending=pending, command=COMMAND)
+    if part == "fairness":
+        from tests.allocation.fairness import QUEUED, fairness_figures
+
+        yield from fairness_figures(made, queued=QUICK_QUEUED if quick else QUEUED, command=COMMAND)
 
 
 if __name__ == "__main__":

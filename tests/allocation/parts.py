@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from routet2i.figures import Figure
 
-PARTS = ("overspend", "preview", "optimality", "speed", "windows")  # in the order of the report
+PARTS = ("overspend", "preview", "optimality", "speed", "windows", "fairness")  # in the order of the report
 
 
 def named(part: str, figures: Iterable[Figure]) -> list[Figure]:

@@ -209,6 +209,7 @@ def test_mean_scores_are_per_tier_and_metric(shop):
         ("I8", "UPDATE budget SET spent = spent + 1"),
         ("I8", "UPDATE budget SET reserved = reserved - 1"),
         ("I9", "UPDATE microbatch SET tier = 'edge'"),
+        ("I13", "UPDATE waiting SET pictures = pictures + 1"),
     ],
 )
 def test_a_broken_promise_is_found_and_named(invariant, damage, shop):

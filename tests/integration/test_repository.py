@@ -1,5 +1,6 @@
 """The verbs, on SQLite and PostgreSQL; then all of them in any order, by a state machine."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +17,9 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, text
 
+from db import turns
 from db.audit import check_invariants, rejections
+from db.dialects import run
 from db.repository import Repository
 from db.session import reading
 from routet2i.contracts import (
@@ -564,12 +567,12 @@ def plan_of(engine: Engine, statement: str, **parameters: object) -> str:
     """Return how the database would run a statement, without the cheap plan of a nearly empty table."""
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
-            rows = connection.execute(text(f"EXPLAIN QUERY PLAN {statement}"), parameters)
+            rows = run(connection, f"EXPLAIN QUERY PLAN {statement}", parameters)
             return "\n".join(row.detail for row in rows)
         connection.execute(text("SET LOCAL enable_seqscan = off"))
         connection.execute(text("SET LOCAL enable_sort = off"))
         connection.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return "\n".join(connection.execute(text(f"EXPLAIN {statement}"), parameters).scalars())
+        return "\n".join(run(connection, f"EXPLAIN {statement}", parameters).scalars())
 
 
 def test_claim_and_window_walk_an_index(engine):
@@ -579,14 +582,15 @@ def test_claim_and_window_walk_an_index(engine):
         tier="edge",
     )
     assert "ix_microbatch_tier_state" in claim
-    window = plan_of(
-        engine,
-        """SELECT j.id FROM job j CROSS JOIN batch b
-            WHERE j.state = 'queued' AND j.not_before_ms <= 5 AND b.id = j.batch_id AND b.state = 'open'
-            ORDER BY j.priority DESC, j.batch_id, j.seq LIMIT 512""",
-    )
-    assert "ix_job_queue" in window
-    assert "TEMP B-TREE" not in window
+    first = plan_of(engine, turns.FIRST, most=512, ids='["a"]')
+    assert "ix_job_jump" in first
+    oldest = plan_of(engine, turns.OLDEST, most=64, ids='["a"]')
+    for window in (first, oldest):
+        assert "ix_job_queue" in window
+        assert "TEMP B-TREE" not in window
+        assert not re.search(r"(SCAN|Seq Scan on) j\b|Sort", window)
+    waiting = plan_of(engine, turns.COUNT)
+    assert "job" not in re.findall(r"(?:SCAN|Seq Scan on) (\w+)", waiting)
     jobs = plan_of(engine, "SELECT id FROM job WHERE microbatch_id = :id AND state = 'assigned'", id="m")
     assert "ix_job_microbatch" in jobs
     expired = plan_of(engine, "SELECT id FROM microbatch WHERE state = 'claimed' AND lease_until_ms < 5")
@@ -709,6 +713,12 @@ class RepositoryMachine(RuleBasedStateMachine):
     def cancel_job(self, data):
         job = data.draw(st.sampled_from([job for claim in self.claims for job in claim.jobs]))
         self.repository.cancel_job(job.job_id)
+
+    @rule()
+    def cancel_a_job_that_waits(self):
+        job_id = self.shop.read("SELECT min(id) FROM job WHERE state = 'queued'")
+        if job_id is not None:
+            self.repository.cancel_job(job_id)
 
     @rule(data=st.data())
     def cancel_batch(self, data):

@@ -8,6 +8,7 @@ import pytest
 from routet2i.figures import Figure
 from scheduler.allocation.knapsack import solve
 from tests.allocation import gateway
+from tests.allocation.fairness import places_off, windows_until_decided
 from tests.allocation.parts import PARTS, merged, named, part_of
 from tests.allocation.processes import in_threads
 from tests.allocation.speed import budget_of, bytes_per_job, draw_options, speed_figures
@@ -121,3 +122,21 @@ def test_the_window_loop_decides_what_it_measures(tmp_path, sqlite_template):
     rate = jobs_per_second(f"sqlite+pysqlite:///{file}", tmp_path, pending=1_000)
     # Then there is a rate
     assert rate > 0
+
+
+def test_few_jobs_wait_for_one_window_and_the_former_order_for_many(tmp_path, sqlite_template):
+    # Given an empty database
+    file = tmp_path / "routet2i.db"
+    file.write_bytes(sqlite_template)
+    # When one client comes behind another
+    ours, former = windows_until_decided(f"sqlite+pysqlite:///{file}", tmp_path, queued=3_000)
+    # Then it waits for one window, and would have waited for all that was queued
+    assert (ours, former) == (1, 3)
+
+
+def test_shares_by_weight_are_measured_against_the_order_of_arrival(tmp_path, sqlite_template):
+    file = tmp_path / "routet2i.db"
+    file.write_bytes(sqlite_template)
+    off, former = places_off(f"sqlite+pysqlite:///{file}", tmp_path, windows=2)
+    assert off <= 1
+    assert former == 2 * 512 / 4

@@ -40,7 +40,9 @@ def commands() -> dict[str, Any]:
 
 def test_every_command_is_in_the_readme_and_exists() -> None:
     # When commands are read from the README's table
-    named = set(re.findall(r"`routet2i ((?:(?:budget|db|predictor) )?[a-z]+)[^`]*`", section("Commands")))
+    named = set(
+        re.findall(r"`routet2i ((?:(?:budget|client|db|predictor) )?[a-z]+)[^`]*`", section("Commands"))
+    )
     # Then they are the program's
     assert named == set(commands())
 
@@ -48,7 +50,7 @@ def test_every_command_is_in_the_readme_and_exists() -> None:
 def test_every_option_that_the_readme_names_exists() -> None:
     # Given each row of the table of commands
     rows = re.findall(
-        r"^\| `routet2i ((?:(?:budget|db|predictor) )?[a-z]+)[^`]*` \| (.*) \|$",
+        r"^\| `routet2i ((?:(?:budget|client|db|predictor) )?[a-z]+)[^`]*` \| (.*) \|$",
         section("Commands"),
         re.MULTILINE,
     )
@@ -68,7 +70,7 @@ def test_every_command_that_the_budget_page_names_exists_with_its_options() -> N
     for line in typed:
         # When it is looked up
         words = line.split()
-        name = " ".join(words[: 2 if words[0] in ("budget", "db") else 1])
+        name = " ".join(words[: 2 if words[0] in ("budget", "client", "db") else 1])
         # Then the program knows the command, its options and its choices
         command = commands()[name]
         known = {option for parameter in command.params for option in parameter.opts}

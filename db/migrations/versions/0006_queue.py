@@ -26,9 +26,14 @@ def upgrade() -> None:
         "CREATE INDEX ix_job_queue ON job (client, priority DESC, batch_id, seq) WHERE state = 'queued'"
     )
     op.execute(
-        """CREATE INDEX ix_job_jump ON job (client, jump_ms)
+        """CREATE INDEX ix_job_jump ON job (client, jump_ms, priority DESC, batch_id, seq)
             WHERE state = 'queued' AND jump_ms IS NOT NULL"""
     )
+    op.execute(
+        """CREATE INDEX ix_job_deferred ON job (not_before_ms)
+            WHERE state = 'queued' AND not_before_ms > 0"""
+    )
+    op.execute("CREATE INDEX ix_decision_window_reached ON decision_window (reached)")
     op.create_table(
         "client",
         sa.Column("name", sa.Text(), nullable=False),
@@ -62,6 +67,8 @@ def downgrade() -> None:
     """Forget shares and deadlines; jobs that still wait go by priority and age, as before."""
     op.drop_table("waiting")
     op.drop_table("client")
+    op.execute("DROP INDEX ix_decision_window_reached")
+    op.execute("DROP INDEX ix_job_deferred")
     op.execute("DROP INDEX ix_job_jump")
     op.execute("DROP INDEX ix_job_queue")
     op.execute("CREATE INDEX ix_job_queue ON job (priority DESC, batch_id, seq, n) WHERE state = 'queued'")
