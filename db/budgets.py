@@ -49,6 +49,12 @@ class Chains:
     accounts: Mapping[str, tuple[Account, ...]]  # batch id -> its accounts, innermost first
     policies: Mapping[Account, Stored]  # of all accounts but the batches' own
 
+    def ends_ms(self, account: Account) -> int | None:
+        """Return when an account's period ends; None: never."""
+        if account not in self.policies:  # a batch's own
+            return None
+        return read_period(self.policies[account].policy.span, account.period).ends_ms
+
     def require(self, found: Iterable[Account]) -> None:
         """Make sure that all accounts are among those found; raises NotOpen."""
         if missing := sorted(self.policies.keys() - set(found)):

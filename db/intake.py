@@ -1,7 +1,7 @@
 """Batches come in: opened once per key, filled in resumable steps, closed.
 
-It knows rows of `batch`, `rejected`, `job`, `budget` and what they add to `waiting`; how a file is read is
-`scheduler.intake`'s affair.
+It knows rows of `batch`, `rejected`, `job`, `budget` and what they add to `waiting` and `arrivals`; how a
+file is read is `scheduler.intake`'s affair.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from db import door, ledger, waiting
+from db import arrivals, door, ledger, waiting
 from db.dialects import pack_ids, run, run_rows
 from db.waiting import Queued
 from routet2i.contracts import GenerationRequest, OpenedBatch, QueueLimits, Rejection, new_id
@@ -133,6 +133,12 @@ def add_jobs(
             "rejected": len(refused),
         },
     )
+    again = {rejection.line_no for rejection in twice}
+    new = [row for row in rows if row["seq"] not in again]
+    waiting.come(connection, (Queued(batch_id, row["width"], row["height"], row["n"]) for row in new))
+    if new:
+        pictures = sum(row["n"] for row in new)
+        arrivals.count(connection, client=before.client, jobs=len(new), pictures=pictures)
     return tuple(twice)
 
 
@@ -172,18 +178,12 @@ def _insert(connection: Connection, batch_id: str, rows: Sequence[dict[str, Any]
             WHERE true ON CONFLICT(batch_id, custom_id) DO NOTHING""",
         rows,
     )
-    present = {row["id"] for row in rows}
-    if inserted != len(rows):
-        found = run(
-            connection,
-            "SELECT id FROM job WHERE id IN {IDS}",
-            {"ids": pack_ids(row["id"] for row in rows)},
-        ).scalars()
-        present = set(found.all())
-    waiting.come(
-        connection,
-        (Queued(batch_id, row["width"], row["height"], row["n"]) for row in rows if row["id"] in present),
+    if inserted == len(rows):
+        return ()
+    found = run(
+        connection, "SELECT id FROM job WHERE id IN {IDS}", {"ids": pack_ids(row["id"] for row in rows)}
     )
+    present = set(found.scalars().all())
     return tuple(
         Rejection(
             line_no=row["seq"],

@@ -110,6 +110,18 @@ waiting = Table(
     sqlite_with_rowid=False,
 )
 
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("client", Text, primary_key=True),
+    Column("slot_ms", BigInteger, primary_key=True),  # when it began, milliseconds since 1970
+    Column("jobs", BigInteger, nullable=False),  # submitted in it
+    Column("pictures", BigInteger, nullable=False),  # wanted by them
+    CheckConstraint("jobs >= 0 AND pictures >= jobs", name="amounts"),
+    Index("ix_arrivals_slot", "slot_ms"),
+    sqlite_with_rowid=False,
+)
+
 rejected = Table(
     "rejected",
     metadata,

@@ -4,7 +4,7 @@ A facade: it opens transactions; the statements stand in the module of their nou
 `db.claims` ...). It knows no file, no model, no queue and no clock but the database's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from db import (
+    arrivals,
     budgets,
     cancelling,
     claims,
     clients,
+    decided,
     dispatching,
     intake,
     leader,
@@ -37,9 +39,11 @@ from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
 from routet2i.contracts import (
     Account,
+    Arrivals,
     BudgetPolicy,
     CancelReport,
     Claim,
+    DecidedJob,
     GenerationRequest,
     JobOutcome,
     JobState,
@@ -213,6 +217,34 @@ class Repository:
 
         return self._in_open_periods(read, purse=purse)
 
+    def decided_jobs(
+        self, accounts: Iterable[Account], *, predictor_name: str, predictor_version: str, limit: int
+    ) -> Mapping[Account, tuple[DecidedJob, ...]]:
+        """Return the newest jobs that windows with this predictor have decided for accounts, oldest first.
+
+        An account is left out if nothing was decided for it; shadows and what previews had decided are.
+
+        Args:
+            limit: most jobs per account.
+        """
+        with reading(self.engine) as connection:
+            return decided.newest(
+                connection,
+                accounts,
+                predictor_name=predictor_name,
+                predictor_version=predictor_version,
+                limit=limit,
+            )
+
+    def arrivals(self, accounts: Iterable[Account], *, now_ms: int) -> Mapping[Account, Arrivals]:
+        """Return how many jobs came for accounts of clients and deployments, in slots that are complete.
+
+        Args:
+            now_ms: milliseconds since 1970; the slot that it lies in is left out.
+        """
+        with reading(self.engine) as connection:
+            return arrivals.of_accounts(connection, accounts, now_ms=now_ms)
+
     def record_window(self, plan: WindowPlan) -> RecordedWindow:
         """Write a plan in one transaction: window, reservations, microbatches `ready`, assignments.
 
@@ -356,7 +388,10 @@ class Repository:
     # sweep
 
     def sweep(self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float) -> SweepReport:
-        """Bring back what was lost: messages, claims of dead workers, money; each in its own transaction."""
+        """Bring back what was lost: messages, claims of dead workers, money; each in its own transaction.
+
+        Counts of arrivals that are too old are deleted.
+        """
         resent = write(self.engine, lambda c: sweeping.resend(c, resend_seconds=resend_seconds))
         with reading(self.engine) as connection:
             ended = sweeping.expired_claims(connection)
@@ -367,6 +402,7 @@ class Repository:
             self.engine,
             lambda c: workers.mark_lost(c, silence_seconds=LOST_AFTER * heartbeat_seconds),
         )
+        write(self.engine, arrivals.forget)
         ours = [one for one in expired if one is not None]
         return SweepReport(
             resent=resent,

@@ -103,7 +103,7 @@ def of_batches(connection: Connection, batches: Set[str]) -> Mapping[str, tuple[
 
 
 def wrong(connection: Connection) -> Sequence[str]:
-    """Return the batches whose rows are not what their jobs say: none, unless a hand or a bug made them so."""
+    """Return the batches whose rows are not what their jobs say: by a hand or a bug alone."""
     return (
         run(connection, f"SELECT DISTINCT batch_id FROM (SELECT batch_id FROM {COUNTED}) AS one ORDER BY 1")  # noqa: S608
         .scalars()
@@ -123,3 +123,25 @@ def mend(connection: Connection, batch_id: str) -> None:
             GROUP BY batch_id, COALESCE(width, 0), COALESCE(height, 0)""",
         {"id": batch_id},
     )
+
+
+def elsewhere(connection: Connection, batches: Set[str]) -> Mapping[str, tuple[Waiting, ...]]:
+    """Return client -> what waits in its other batches, by size; of a cancelled batch nothing waits."""
+    rows = run(
+        connection,
+        """SELECT b.client, w.width, w.height, sum(w.jobs) AS jobs, sum(w.pictures) AS pictures
+            FROM waiting w JOIN batch b ON b.id = w.batch_id WHERE w.batch_id NOT IN {IDS}
+            GROUP BY b.client, w.width, w.height ORDER BY b.client, w.width, w.height""",
+        {"ids": pack_ids(batches)},
+    ).all()
+    found: dict[str, list[Waiting]] = {}
+    for row in rows:
+        found.setdefault(row.client, []).append(
+            Waiting(
+                width=row.width or None,
+                height=row.height or None,
+                jobs=int(row.jobs),
+                pictures=int(row.pictures),
+            )
+        )
+    return {client: tuple(groups) for client, groups in found.items()}

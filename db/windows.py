@@ -6,7 +6,7 @@ which then takes its fallback tier or stays queued.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import orjson
@@ -29,6 +29,7 @@ from routet2i.contracts import (
     Purse,
     RecordedWindow,
     Scope,
+    Waiting,
     WindowJob,
     WindowPlan,
     WindowWork,
@@ -44,6 +45,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
         return None
     batches = {row.batch_id for row in rows}
     chains = budgets.chains(connection, batches, purse=purse)
+    funds = _funds(connection, chains)
     previewed = [row.id for row in rows if row.preview_id is not None]
     promised = previews.promised(connection, previewed) if previewed else {}
     return WindowWork(
@@ -59,10 +61,11 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
             )
             for row in rows
         ),
-        accounts=_funds(connection, chains),
+        accounts=funds,
         waiting=waiting.of_batches(connection, batches),
         chains=chains.accounts,
         now_ms=chains.now_ms,
+        elsewhere=_elsewhere(connection, batches, funds),
     )
 
 
@@ -72,9 +75,26 @@ def _funds(connection: Connection, chains: Chains) -> dict[Account, Funds]:
     found = budgets.funds(connection, accounts)
     chains.require(found)
     return {
-        account: Funds(limit=found[account].lim, reserved=found[account].reserved, spent=found[account].spent)
+        account: Funds(
+            limit=found[account].lim,
+            reserved=found[account].reserved,
+            spent=found[account].spent,
+            ends_ms=chains.ends_ms(account),
+        )
         for account in sorted(accounts)
     }
+
+
+def _elsewhere(
+    connection: Connection, batches: Set[str], funds: Mapping[Account, Funds]
+) -> dict[Account, tuple[Waiting, ...]]:
+    """Return what waits for money of clients and deployments with a limit in batches that are not these."""
+    shared = [one for one, money in funds.items() if one.scope is not Scope.BATCH and money.limit is not None]
+    if not shared:
+        return {}
+    of_client = waiting.elsewhere(connection, batches)
+    everybody = tuple(group for groups in of_client.values() for group in groups)
+    return {one: everybody if one.client is None else of_client.get(one.client, ()) for one in shared}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

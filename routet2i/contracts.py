@@ -364,6 +364,18 @@ class Account:
         """Return whose money it is."""
         return Scope(self.budget_id.split(":", 1)[0])
 
+    @property
+    def client(self) -> str | None:
+        """Return whose jobs draw on it; None: not just one client's."""
+        scope, own = self.budget_id.split(":", 1)
+        return own.rpartition("/")[0] if scope == Scope.CLIENT else None
+
+    @property
+    def batch_id(self) -> str | None:
+        """Return the only batch whose jobs draw on it; None: it is not a batch's own."""
+        scope, own = self.budget_id.split(":", 1)
+        return own.partition("/")[0] if scope == Scope.BATCH else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Purse:
@@ -381,11 +393,12 @@ class Funds:
     limit: int | None  # micro-USD, carry-over included; None = unlimited
     reserved: int  # micro-USD held for assigned jobs
     spent: int  # micro-USD charged, or unknown
+    ends_ms: int | None = None  # first moment after its period, since 1970; None = it has no end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
-    """Queued jobs of one batch and one size, those of this window included."""
+    """Queued jobs of one size, those of this window included."""
 
     width: int | None  # pixels; None = the tier's own
     height: int | None
@@ -423,6 +436,28 @@ class WindowWork:
     chains: Mapping[str, tuple[Account, ...]]  # batch id -> what it draws on: batch, clients', deployment's
     waiting: Mapping[str, tuple[Waiting, ...]]  # batch id -> what is queued in it
     now_ms: int  # when it was read, by the database's clock
+    elsewhere: Mapping[Account, tuple[Waiting, ...]] = field(default_factory=dict)  # queued in other batches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecidedJob:
+    """A job that an earlier window assigned, and what was predicted for it."""
+
+    n: int
+    width: int | None  # pixels; None = the tier's own
+    height: int | None
+    prediction: Prediction
+
+
+SLOT_MS = 300_000  # arrivals are counted per five minutes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrivals:
+    """Jobs that came before a moment, per slot of `SLOT_MS`."""
+
+    jobs: tuple[int, ...]  # oldest slot first, without a gap; the last one is complete
+    pictures: int  # wanted by all of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,8 @@ ledger may still refuse what is proposed here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from scheduler.allocation.accounts import NONE, solve_nested
 from scheduler.allocation.hulls import floors, increments
 from scheduler.allocation.market import Market, Offer
 from scheduler.allocation.options import DEFERRED, Choice, Floats, Mask, Money, Options, Rows
+from scheduler.demand import NONE as NOTHING
+from scheduler.demand import Demand
 from scheduler.gains import options_of
 from scheduler.reasons import reason, thresholds
 
@@ -46,17 +50,19 @@ def decide_window(
     tiers: Tiers,
     yardstick: Yardstick | None,
     markets: Mapping[str, Market],
+    demands: Mapping[Account, Demand] = MappingProxyType({}),
 ) -> Decision:
     """Choose a tier for each job of a window, within all budgets, or defer it.
 
-    Floor prices come first, in the order of the jobs, for this window's jobs and for all that wait behind
-    them; a job whose floor does not fit is deferred. What is left buys steps up where they gain most per
-    micro-dollar, at each budget's bid price, so that later windows find money too.
+    Floor prices come first, in the order of the jobs, for this window's jobs, for all that wait behind them
+    and for those that are expected; a job whose floor does not fit is deferred. What is left buys steps up
+    where they gain most per micro-dollar, at each budget's bid price, so that later windows find money too.
 
     Args:
         predictions: one per job.
         yardstick: of the predictor, or None.
         markets: budget id -> what was remembered of earlier windows; a budget may be missing.
+        demands: account -> jobs that nobody has submitted yet; an account that is missing expects none.
     """
     ids = [job.job_id for job in work.jobs]
     rank = np.argsort(np.argsort(np.array(ids)))
@@ -74,6 +80,7 @@ def decide_window(
             options=_only(options, payers),
             floor=int(floor[payers].sum()),
             market=markets.get(account.budget_id, Market.new()),
+            demand=demands.get(account, NOTHING),
             tiers=tiers,
         )
         allowance[number] = offer.most
@@ -116,21 +123,28 @@ def _offer(
     options: Options,
     floor: int,
     market: Market,
+    demand: Demand,
     tiers: Tiers,
 ) -> tuple[Offer, Market]:
     """Return what an account may spend in this window, floors included, at which price, and its new market.
 
+    Expected jobs are priced as those that wait are: per picture, on average.
+
     Args:
         options: of the window's jobs that draw on it.
         floor: floor price of those jobs.
+        demand: jobs that nobody has submitted yet.
     """
     funds = work.accounts[account]
     assert funds.limit is not None
     free = max(0, funds.limit - funds.reserved - funds.spent)
     members = [batch for batch, chain in work.chains.items() if account in chain]
     waiting = [group for batch in members for group in work.waiting[batch]]
-    later_jobs = max(0, sum(group.jobs for group in waiting) - len(options))
-    later_floor = max(0, sum(_floor(group, tiers) for group in waiting) - floor)
+    waiting += work.elsewhere.get(account, ())
+    later_jobs = max(0, sum(group.jobs for group in waiting) - len(options)) + demand.jobs
+    all_floors = max(floor, sum(_floor(group, tiers) for group in waiting))
+    pictures = sum(group.pictures for group in waiting)
+    later_floor = all_floors - floor + ceil(demand.pictures * all_floors / max(pictures, 1))
     market = market.with_jobs(options, period=account.period).judged(jobs_left=later_jobs)
     money = free - floor - later_floor
     if money < 0:  # the floors of all do not fit: those of this window come first

@@ -5,10 +5,19 @@ or chosen here, and nothing is permitted: the ledger may still refuse. A locked 
 tier, so a refused one waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
-from routet2i.contracts import DEFERRED_BY, Account, Assignment, Microbatch, WindowJob, WindowPlan, WindowWork
+from routet2i.contracts import (
+    DEFERRED_BY,
+    Account,
+    Assignment,
+    Microbatch,
+    Waiting,
+    WindowJob,
+    WindowPlan,
+    WindowWork,
+)
 from routet2i.tiers import Tiers
 from scheduler.allocator import TIER_MISSING, pack
 
@@ -109,4 +118,27 @@ def _rest(work: WindowWork, held: Mapping[Account, int]) -> WindowWork:
         for account, funds in work.accounts.items()
         if account in named
     }
-    return replace(work, jobs=jobs, chains=chains, accounts=accounts)
+    return replace(
+        work,
+        jobs=jobs,
+        chains=chains,
+        accounts=accounts,
+        elsewhere={one: work.elsewhere.get(one, ()) + _behind(work, one, batches) for one in accounts},
+    )
+
+
+def _behind(work: WindowWork, account: Account, batches: Set[str]) -> tuple[Waiting, ...]:
+    """Return what waits behind this window in an account's batches that are not these."""
+    others = {batch for batch, chain in work.chains.items() if account in chain} - batches
+    here: dict[tuple[str, int | None, int | None], list[int]] = {}
+    for job in work.jobs:
+        here.setdefault((job.batch_id, job.width, job.height), []).append(job.n)
+    found = []
+    for batch in sorted(others):
+        for group in work.waiting.get(batch, ()):
+            taken = here.get((batch, group.width, group.height), [])
+            if group.jobs > len(taken):
+                found.append(
+                    replace(group, jobs=group.jobs - len(taken), pictures=max(0, group.pictures - sum(taken)))
+                )
+    return tuple(found)

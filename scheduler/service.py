@@ -7,13 +7,16 @@ window from closing. It knows neither SQL nor how a prediction or a choice is ma
 
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
 
 from db.pairs import ShadowPair
 from routet2i.contracts import (
+    Account,
+    Arrivals,
+    DecidedJob,
     Purse,
     RecordedWindow,
     SweepReport,
@@ -31,16 +34,17 @@ from scheduler.allocator import pack
 from scheduler.budget import purse_of
 from scheduler.comparison import compare
 from scheduler.deciding import decide_window
+from scheduler.demand import Demand
 from scheduler.dispatch import Outbox, Publish, send_ready
 from scheduler.drift import Drift
 from scheduler.locked import take_locked
+from scheduler.memory import Memory
 from scheduler.pace import Pace
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 from scheduler.shadows import plan_shadows
 
 POLICY = "bid_price"  # name of the allocator's rule, stored with each window
-MARKETS = 256  # budgets whose bid price is remembered; 0.3 MB each
 TTL_SECONDS = 15.0  # of the leader's lease (reliability.md, section 6)
 RENEW_SECONDS = 5.0  # two renewals may fail before the lease ends
 TRUST_SECONDS = TTL_SECONDS - 3.0  # after a renewal began: a margin for clocks and a slow answer
@@ -65,6 +69,14 @@ class Windows(Protocol):
 
     def open_window(self, *, limit: int, purse: Purse) -> WindowWork | None:
         """Return the jobs whose turn it is, with the accounts they draw on; None if no job waits."""
+
+    def decided_jobs(
+        self, accounts: Iterable[Account], *, predictor_name: str, predictor_version: str, limit: int
+    ) -> Mapping[Account, tuple[DecidedJob, ...]]:
+        """Return the newest jobs that windows with this predictor have decided for accounts, oldest first."""
+
+    def arrivals(self, accounts: Iterable[Account], *, now_ms: int) -> Mapping[Account, Arrivals]:
+        """Return how many jobs came for accounts, in slots that are complete."""
 
     def record_window(self, plan: WindowPlan) -> RecordedWindow:
         """Write a plan and reserve its money in one transaction; raises LeaseLost if the term has ended."""
@@ -114,7 +126,7 @@ def run_window(
     settings: Settings,
     term: int | None,
     now: float | None = None,
-    markets: MutableMapping[str, Market] | None = None,
+    memory: Memory | None = None,
     limit: int | None = None,
 ) -> RecordedWindow | None:
     """Run one decision round: open, predict, assign, pack, record.
@@ -122,7 +134,7 @@ def run_window(
     Args:
         term: of the leader that decides; None = nobody leads (tests, one-off runs).
         now: Unix time in seconds that names the budget periods; None = the database's clock.
-        markets: what budgets remember from window to window; changed. None = nothing is remembered.
+        memory: of the leader; changed. None = this window is decided as if nothing had come before.
         limit: most jobs of this window; None = `window_jobs`.
     Returns:
         What became of the plan, or None if no job waits.
@@ -140,11 +152,19 @@ def run_window(
     if work is None:
         return None
     locked = take_locked(work, tiers=tiers, microbatch_jobs=settings.microbatch_jobs)
-    plan = locked.added_to(
-        decide(
-            locked.rest, predictor, tiers=tiers, settings=settings, term=term, purse=purse, markets=markets
-        )
+    plan, markets = decide(
+        locked.rest,
+        predictor,
+        tiers=tiers,
+        settings=settings,
+        term=term,
+        purse=purse,
+        markets={} if memory is None else memory.markets(repository, locked.rest, predictor, tiers=tiers),
+        demands={} if memory is None else memory.demands(repository, locked.rest),
     )
+    if memory is not None:
+        memory.remember(markets)
+    plan = locked.added_to(plan)
     recorded = repository.record_window(plan)
     _log.info(
         "window",
@@ -166,24 +186,25 @@ def decide(
     settings: Settings,
     term: int | None,
     purse: Purse,
-    markets: MutableMapping[str, Market] | None = None,
-) -> WindowPlan:
-    """Return the plan for one window; of what it is given it changes the markets alone.
+    markets: Mapping[str, Market],
+    demands: Mapping[Account, Demand],
+) -> tuple[WindowPlan, Mapping[str, Market]]:
+    """Return the plan for one window, and what its budgets remember then.
 
     Args:
-        markets: budget id -> what its bid price remembers of earlier windows; None = nothing.
+        markets: budget id -> what its bid price remembers of earlier windows; a budget may be missing.
+        demands: account -> jobs that nobody has submitted yet.
     """
     started = time.perf_counter_ns()
-    markets = {} if markets is None else markets
     decision = decide_window(
         work,
         predictor.predict([job.prompt for job in work.jobs]),
         tiers=tiers,
         yardstick=yardstick_of(predictor),
         markets=markets,
+        demands=demands,
     )
-    _remember(markets, decision.markets)
-    return WindowPlan(
+    plan = WindowPlan(
         window_id=new_id(),
         microbatches=pack(
             decision.assignments, work.jobs, tiers=tiers, microbatch_jobs=settings.microbatch_jobs
@@ -204,15 +225,7 @@ def decide(
             now=work.now_ms / 1000,
         ),
     )
-
-
-def _remember(markets: MutableMapping[str, Market], seen: Mapping[str, Market]) -> None:
-    """Keep what budgets remember, those of this window last; forget the ones that are longest unused."""
-    for budget_id, market in seen.items():
-        markets.pop(budget_id, None)
-        markets[budget_id] = market
-    for budget_id in list(markets)[:-MARKETS]:
-        del markets[budget_id]
+    return plan, decision.markets
 
 
 def sweep(repository: Sweeps, *, settings: Settings) -> SweepReport:
@@ -280,7 +293,7 @@ class Scheduler:
         self._publish = publish
         self._holder = holder  # unique among schedulers, e.g. scheduler@host:pid
         self._clock = clock
-        self._markets: dict[str, Market] = {}  # lost with the process: a successor reads them off its windows
+        self._memory = Memory()
         self._pace = Pace(
             most=settings.window_jobs, age=settings.window_seconds, target=settings.window_target_seconds
         )
@@ -357,6 +370,7 @@ class Scheduler:
             self._term = self._repository.elect(holder=self._holder, ttl_seconds=TTL_SECONDS)
             if self._term is None:
                 return ELECT_SECONDS
+            self._memory = Memory()  # of another's windows it knows nothing
             _log.info("elected", holder=self._holder, term=self._term)
             if mended := self._repository.recount_waiting():
                 _log.warning("waiting_recounted", batches=mended)
@@ -382,7 +396,7 @@ class Scheduler:
             tiers=self._tiers,
             settings=self._settings,
             term=self._term,
-            markets=self._markets,
+            memory=self._memory,
             limit=size,
         )
         if recorded is None:

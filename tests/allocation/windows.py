@@ -19,6 +19,7 @@ from routet2i.figures import Figure
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile
 from scheduler.dispatch import send_ready
+from scheduler.memory import Memory
 from scheduler.predictor.interface import open_predictor
 from scheduler.service import run_window
 from tests.allocation.databases import DIALECTS, NAMES, Databases
@@ -85,6 +86,7 @@ def jobs_per_second(url: str, home: Path, *, pending: int) -> float:
         nonlocal published
         published += 1
 
+    memory = Memory()
     seconds, decided, batches = 0.0, 0, 0
     while decided < MEASURED:
         submit(repository, pending, key=f"batch-{batches}")
@@ -92,7 +94,9 @@ def jobs_per_second(url: str, home: Path, *, pending: int) -> float:
         left = min(pending, MEASURED - decided)
         started = time.perf_counter()
         while left > 0:
-            window = run_window(repository, predictor, tiers=tiers, settings=settings, term=None)
+            window = run_window(
+                repository, predictor, tiers=tiers, settings=settings, term=None, memory=memory
+            )
             if window is None or not window.assigned:
                 raise RuntimeError(f"a window assigned nothing while {left} jobs waited")
             left -= window.assigned

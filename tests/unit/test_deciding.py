@@ -234,6 +234,21 @@ def test_the_scope_whose_money_is_short_is_named() -> None:
     assert own.available == 18_000
 
 
+def test_floors_of_jobs_elsewhere_are_kept_as_those_behind_the_window_are() -> None:
+    # Given a deployment that can pay six floors and one step up, and three jobs in other batches
+    case = make({"a": [0.1] * 3}, limits={DEPLOYMENT: 6 * 9_000 + 56_000}, outer=(DEPLOYMENT,))
+    other = Waiting(width=None, height=None, jobs=2, pictures=3)
+
+    def bought(*elsewhere: Waiting) -> int:
+        work = replace(case.work, elsewhere={DEPLOYMENT: elsewhere})
+        return sum(a.tier == "cloud" for a in replace(case, work=work).decide().assignments)
+
+    # Then what is kept for them is not spent here
+    assert bought() == 1
+    assert bought(other) == 1
+    assert bought(other, Waiting(width=None, height=None, jobs=1, pictures=1)) == 0
+
+
 def test_a_tier_between_the_pair_is_chosen_where_it_gains_most_for_its_money() -> None:
     # Given three tiers, the middle one nearly as good as the cloud
     mid = replace(PAIR["cloud"], name="mid", micro_usd_per_image=20_000)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routet2i.contracts import Account, Assignment, Funds, WindowJob, WindowPlan, WindowWork
+from routet2i.contracts import Account, Assignment, Funds, Waiting, WindowJob, WindowPlan, WindowWork
 from routet2i.tiers import packaged, read_tiers
 from scheduler.locked import take_locked
 
@@ -115,3 +115,31 @@ def test_the_whole_plan_asks_for_the_locked_jobs_first_and_names_them(work: Wind
     assert whole.deferred == found.deferred
     assert whole.locked == {a.job_id for one in found.microbatches for a in one.assignments}
     assert whole.available_micro_usd == 5 + sum(one.micro_usd for one in found.microbatches)
+
+
+def test_what_waits_behind_a_locked_batch_is_elsewhere_for_the_rest() -> None:
+    # Given a locked batch with one of its five jobs in the window, beside a free one
+    promise = Assignment(
+        job_id="a", tier="edge", reason="predicted_better_on_edge", prs=0.6, threshold=0.4, micro_usd=9
+    )
+    jobs = tuple(
+        WindowJob(job_id=name, batch_id=name, prompt="p", width=None, height=None, n=2, locked=locked)
+        for name, locked in (("a", promise), ("b", None))
+    )
+    group = Waiting(width=None, height=None, jobs=5, pictures=10)
+    third = Waiting(width=64, height=64, jobs=1, pictures=1)
+    work = WindowWork(
+        jobs=jobs,
+        accounts={
+            one: Funds(limit=100, reserved=0, spent=0) for one in (account("a"), account("b"), DEPLOYMENT)
+        },
+        chains={batch: (account(batch), DEPLOYMENT) for batch in "ab"},
+        waiting={"a": (group,), "b": (group,)},
+        now_ms=0,
+        elsewhere={DEPLOYMENT: (third,)},
+    )
+    # When the locked job is taken
+    rest = take_locked(work, tiers=TIERS, microbatch_jobs=1).rest
+    # Then the deployment still has its other four to pay, and nobody else has
+    left = Waiting(width=None, height=None, jobs=4, pictures=8)
+    assert rest.elsewhere == {DEPLOYMENT: (third, left), account("b"): ()}

@@ -55,6 +55,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("batch_id", "width", "height", name="pk_waiting"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "arrivals",
+        sa.Column("client", sa.Text(), nullable=False),
+        sa.Column("slot_ms", sa.BigInteger(), nullable=False),
+        sa.Column("jobs", sa.BigInteger(), nullable=False),
+        sa.Column("pictures", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("jobs >= 0 AND pictures >= jobs", name="ck_arrivals_amounts"),
+        sa.PrimaryKeyConstraint("client", "slot_ms", name="pk_arrivals"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_arrivals_slot", "arrivals", ["slot_ms"])
     op.execute("INSERT INTO client(name, weight, virtual) SELECT DISTINCT client, 1, 0 FROM batch")
     op.execute(
         """INSERT INTO waiting(batch_id, width, height, jobs, pictures)
@@ -65,6 +76,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget shares and deadlines; jobs that still wait go by priority and age, as before."""
+    op.drop_table("arrivals")
     op.drop_table("waiting")
     op.drop_table("client")
     op.execute("DROP INDEX ix_decision_window_reached")
