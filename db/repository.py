@@ -23,6 +23,7 @@ from db import (
     leader,
     lookup,
     pairs,
+    pools,
     predictors,
     previews,
     speeds,
@@ -48,6 +49,7 @@ from routet2i.contracts import (
     JobOutcome,
     JobState,
     OpenedBatch,
+    Pool,
     PreviewHead,
     PreviewLine,
     Purse,
@@ -384,6 +386,16 @@ class Repository:
         """Return the pictures of a batch that wait or are being drawn."""
         with reading(self.engine) as connection:
             return speeds.left(connection, batch_id)
+
+    def pools(self, tiers: Iterable[str], *, sample: int | None = None) -> Mapping[str, Pool]:
+        """Return tier -> its live workers and the pictures that are assigned to it and not drawn yet.
+
+        Args:
+            sample: exact up to so many microbatches of a tier; beyond, pictures are reckoned from so many.
+                None = exact, in time that grows with what is unfinished.
+        """
+        with reading(self.engine) as connection:
+            return pools.pools(connection, tiers, sample=sample)
 
     # sweep
 

@@ -70,7 +70,7 @@ def take(connection: Connection, *, limit: int) -> list[Row[Any]]:
         row.id: row
         for row in run(
             connection,
-            """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n, b.preview_id
+            """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n, j.deadline_ms, b.preview_id
                 FROM job j JOIN batch b ON b.id = j.batch_id WHERE j.id IN {IDS}""",
             {"ids": pack_ids(job for jobs in found.values() for job in jobs)},
         )

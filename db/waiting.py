@@ -66,8 +66,8 @@ def come(connection: Connection, jobs: Iterable[Queued]) -> None:
 def go(connection: Connection, jobs: Iterable[Queued]) -> None:
     """Subtract jobs that are queued no more; a row without jobs goes with them.
 
-    A row that a hand has made too small stays as it is: the check of the promises tells (I13), no window stops
-    for it, and the next leader mends it.
+    A row that a hand has made too small stays as it is: the check of the promises tells (I13), no window
+    stops for it, and the next leader mends it.
     """
     rows = _counted(jobs)
     if not rows:

@@ -58,6 +58,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
                 height=row.height,
                 n=row.n,
                 locked=promised.get(row.id),
+                deadline_ms=row.deadline_ms,
             )
             for row in rows
         ),

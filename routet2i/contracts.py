@@ -158,6 +158,7 @@ class WindowJob:
     height: int | None
     n: int
     locked: Assignment | None = None  # what the preview of its batch has promised; None = it is free
+    deadline_ms: int | None = None  # wanted until then; None = any time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -428,6 +429,15 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """A tier's workers and what they have before them."""
+
+    tier: str
+    unfinished: int  # pictures that are assigned to it and not drawn yet, shadows included
+    workers: int  # heard of lately
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WindowWork:
     """What one decision round may decide about."""
 
@@ -437,6 +447,8 @@ class WindowWork:
     waiting: Mapping[str, tuple[Waiting, ...]]  # batch id -> what is queued in it
     now_ms: int  # when it was read, by the database's clock
     elsewhere: Mapping[Account, tuple[Waiting, ...]] = field(default_factory=dict)  # queued in other batches
+    pools: Mapping[str, Pool] = field(default_factory=dict)  # by tier; empty where nobody asks for them
+    speeds: tuple[Speed, ...] = ()  # empty where no job has a deadline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,6 +49,7 @@ class TierProfile:
         default_factory=dict, hash=False
     )  # "WIDTHxHEIGHT" -> price of such a picture
     seconds_per_image: float | None = None  # of the device, at the tier's own size; None = not known
+    max_backlog: int | None = None  # pictures that may be assigned to it and not drawn yet; None = any number
 
     def price(self, n: int, *, width: int | None = None, height: int | None = None) -> int:
         """Return what `n` pictures cost, in micro-dollars: what is shown, reserved and charged.
@@ -213,6 +214,7 @@ _KEYS: Mapping[str, tuple[type, Any]] = {  # key -> type, default (... = require
     "micro_usd_per_megapixel_step": (int, 0),
     "prices": (dict, None),
     "seconds_per_image": (float, None),
+    "max_backlog": (int, None),
 }
 _CALLED = {str: "text", int: "whole number", float: "number", dict: "table"}
 _RANGES = {
@@ -222,6 +224,7 @@ _RANGES = {
     "micro_usd_per_image": (0, 10**9),
     "microbatch_size": (1, 1024),
     "micro_usd_per_megapixel_step": (0, 10**9),
+    "max_backlog": (1, 10**9),
 }
 
 
@@ -242,8 +245,9 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
             value = float(value)
         if value is not None and type(value) is not wanted:
             raise TierError(f"{where} {key} = {value!r} must be a {_CALLED[wanted]}")
-        if key in _RANGES and not _RANGES[key][0] <= cast(int, value) <= _RANGES[key][1]:
-            raise TierError(f"{where} {key} = {value!r} must be from {_RANGES[key][0]} to {_RANGES[key][1]}")
+        low, high = _RANGES.get(key, (0, 0))
+        if key in _RANGES and value is not None and not low <= cast(int, value) <= high:
+            raise TierError(f"{where} {key} = {value!r} must be from {low} to {high}")
         values[key] = value
     values["queue"] = values["queue"] or name
     if not NAME.fullmatch(values["queue"]):

@@ -25,6 +25,9 @@ CAP = 0.5  # of alpha: at this PRS the tiers are equal
 BETTER_ON_CLOUD = "predicted_better_on_cloud"
 BETTER_ON_EDGE = "predicted_better_on_edge"
 PREDICTED_BEST = "predicted_best"
+TIER_FULL = "tier_full"
+DEADLINE = "deadline"
+CAPACITY = "capacity"
 TIER_MISSING = "tier_missing"
 BUDGET_GUARD = GUARDED_BY[Scope.BATCH]
 BUDGET = DEFERRED_BY[Scope.BATCH]
@@ -47,6 +50,9 @@ REASONS: Mapping[str, str] = {
     "deployment_budget_guard": (
         "the deployment's budget could not pay the chosen tier, so the cheaper one draws it"
     ),
+    TIER_FULL: "another tier was predicted to draw it better, but other jobs gain more there and filled it",
+    DEADLINE: "another tier would have been chosen, but was expected to draw it only after its deadline",
+    CAPACITY: "the tiers that are worth their price for it are full now; it waits for room",
     SHADOW_REASON: "it repeats a user's job on the other tier, to compare prediction and pictures",
     BUDGET: "the budget does not cover even the edge tier now; it waits for money",
     "client_budget": "the client's budget does not cover even the edge tier now; it waits for money",

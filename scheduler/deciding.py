@@ -1,19 +1,19 @@
 """Decide one window: predictions, prices and money in, a tier with its reason for each job out.
 
 Pure. All batches of a window are decided together: each budget says at what price it buys and how much at
-most, and a job takes what all of its budgets allow. It knows no clock and no SQL, and it permits nothing: the
-ledger may still refuse what is proposed here.
+most, each tier how much room it has, and a job takes what all of its budgets and the room allow. It knows no
+clock and no SQL, and it permits nothing: the ledger may still refuse what is proposed here, and send jobs to
+the edge beyond its room, for money's guard comes first.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from types import MappingProxyType
 
 import numpy as np
 
 from routet2i.contracts import (
-    DEFERRED_BY,
     Account,
     Assignment,
     Prediction,
@@ -23,14 +23,17 @@ from routet2i.contracts import (
     Yardstick,
 )
 from routet2i.tiers import Tiers
-from scheduler.allocation.accounts import NONE, solve_nested
-from scheduler.allocation.hulls import floors, increments
+from scheduler.allocation.accounts import NONE
+from scheduler.allocation.capacity import solve_with_capacity
+from scheduler.allocation.hulls import Increments, floors, increments
 from scheduler.allocation.market import Market, Offer
-from scheduler.allocation.options import DEFERRED, Choice, Floats, Mask, Money, Options, Rows
+from scheduler.allocation.options import DEFERRED, Bound, Choice, Floats, Mask, Money, Options, Rows
 from scheduler.demand import NONE as NOTHING
 from scheduler.demand import Demand
 from scheduler.gains import options_of
-from scheduler.reasons import reason, thresholds
+from scheduler.lateness import in_time_first, late_tiers
+from scheduler.reasons import deferral, reason, thresholds
+from scheduler.rooms import loads, rooms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,8 @@ def decide_window(
     Floor prices come first, in the order of the jobs, for this window's jobs, for all that wait behind them
     and for those that are expected; a job whose floor does not fit is deferred. What is left buys steps up
     where they gain most per micro-dollar, at each budget's bid price, so that later windows find money too.
+    Tiers with a limit take the jobs that gain most there; who finds no room goes where there is some and it
+    gains, or waits. A tier in time comes before one that is predicted better but late.
 
     Args:
         predictions: one per job.
@@ -69,6 +74,54 @@ def decide_window(
     options = options_of(work.jobs, predictions, tiers=tiers, yardstick=yardstick, rank=rank.tolist())
     limited = [account for account, funds in work.accounts.items() if funds.limit is not None]
     accounts = _levels(work, limited)
+    solved = _solve(work, options, options, accounts, limited, markets=markets, demands=demands, tiers=tiers)
+    choice = solved.choice
+    late = late_tiers(work, choice.tier, tiers=tiers)
+    if late.any():
+        in_time = in_time_first(options, work.jobs, late)
+        solved = _solve(
+            work, options, in_time, accounts, limited, markets=markets, demands=demands, tiers=tiers
+        )
+        choice = _hurried(solved.choice, choice, late)
+    return Decision(
+        assignments=tuple(_assignments(work, predictions, choice, options, accounts, limited, tiers=tiers)),
+        deferred=tuple(
+            (job.job_id, deferral(choice, row, short=_scope(choice, row, limited)))
+            for row, job in enumerate(work.jobs)
+            if choice.tier[row] == DEFERRED
+        ),
+        available=_available(work, limited, solved.allowance),
+        markets=solved.markets,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Solved:
+    """A choice, and what each account offered for it."""
+
+    choice: Choice
+    allowance: Money  # (A,) micro-dollars
+    markets: Mapping[str, Market]
+
+
+def _solve(
+    work: WindowWork,
+    options: Options,
+    wanted: Options,
+    accounts: Rows,
+    limited: Sequence[Account],
+    *,
+    markets: Mapping[str, Market],
+    demands: Mapping[Account, Demand],
+    tiers: Tiers,
+) -> _Solved:
+    """Return the choice under all budgets and in the room that there is.
+
+    Args:
+        options: as predicted; what budgets remember of the window.
+        wanted: the same with the gains to choose by.
+        accounts: (n, L) numbers of the accounts with a limit.
+    """
     floor = floors(options)[1]
     remembered: dict[str, Market] = {}
     allowance, price = np.zeros(len(limited), dtype=np.int64), np.zeros(len(limited))
@@ -78,6 +131,7 @@ def decide_window(
             work,
             account,
             options=_only(options, payers),
+            steps=increments(_only(wanted, payers)),
             floor=int(floor[payers].sum()),
             market=markets.get(account.budget_id, Market.new()),
             demand=demands.get(account, NOTHING),
@@ -85,16 +139,42 @@ def decide_window(
         )
         allowance[number] = offer.most
         price[number] = offer.price
-    choice = solve_nested(options, accounts=accounts, allowance=allowance, price=price)
-    return Decision(
-        assignments=tuple(_assignments(work, predictions, choice, options, accounts, limited, tiers=tiers)),
-        deferred=tuple(
-            (job.job_id, DEFERRED_BY[_scope(choice, row, limited)])
-            for row, job in enumerate(work.jobs)
-            if choice.tier[row] == DEFERRED
-        ),
-        available=_available(work, limited, allowance),
-        markets=remembered,
+    choice = solve_with_capacity(
+        wanted,
+        accounts=accounts,
+        allowance=allowance,
+        price=price,
+        load=loads(tiers, work.jobs),
+        capacity=rooms(tiers, work.pools),
+    )
+    return _Solved(choice=choice, allowance=allowance, markets=remembered)
+
+
+def _hurried(choice: Choice, unhurried: Choice, late: Mask) -> Choice:
+    """Return the choice with deadlines named where they decided.
+
+    A job that a tier in time draws was bound by its deadline if it would have got another tier without one,
+    and by the same as then if not. Whom a full tier leaves late waits: room may come in time, and if it does
+    not, no tier is in time any more. Whom money leaves late is told so.
+
+    Args:
+        choice: made with tiers in time first.
+        unhurried: made as if there were no deadlines.
+        late: (n, T) which tiers are late for a job that another one draws in time.
+    """
+    assert choice.account is not None
+    assert unhurried.account is not None
+    assigned = choice.tier != DEFERRED
+    tardy = assigned & late[np.arange(len(late)), choice.tier]
+    in_time = assigned & ~tardy & late.any(axis=1)
+    alike = in_time & (choice.tier == unhurried.tier)
+    waits = tardy & (choice.bound == Bound.CAPACITY)
+    bound = np.where(alike, unhurried.bound, np.where(in_time, Bound.DEADLINE, choice.bound))
+    return replace(
+        choice,
+        tier=np.where(waits, DEFERRED, choice.tier).astype(np.int8),
+        bound=np.where(waits, Bound.DEFERRED_CAPACITY, bound).astype(np.int8),
+        account=np.where(alike, unhurried.account, choice.account),
     )
 
 
@@ -121,6 +201,7 @@ def _offer(
     account: Account,
     *,
     options: Options,
+    steps: Increments,
     floor: int,
     market: Market,
     demand: Demand,
@@ -131,7 +212,8 @@ def _offer(
     Expected jobs are priced as those that wait are: per picture, on average.
 
     Args:
-        options: of the window's jobs that draw on it.
+        options: of the window's jobs that draw on it, as predicted.
+        steps: of the same jobs, by the gains to choose by.
         floor: floor price of those jobs.
         demand: jobs that nobody has submitted yet.
     """
@@ -151,7 +233,7 @@ def _offer(
         return Offer(price=0.0, most=min(free, floor)), market
     if not later_jobs:
         return Offer(price=0.0, most=free), market
-    offer = market.offer(increments(options), money=money, jobs_left=later_jobs)
+    offer = market.offer(steps, money=money, jobs_left=later_jobs)
     return Offer(price=offer.price, most=floor + offer.most), market
 
 

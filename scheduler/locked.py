@@ -2,7 +2,7 @@
 
 Pure: a window's work comes in; microbatches, deferrals and the work that is left go out. Nothing is predicted
 or chosen here, and nothing is permitted: the ledger may still refuse. A locked microbatch has no fallback
-tier, so a refused one waits.
+tier, so a refused one waits, and so does a job whose tier is full.
 """
 
 from collections.abc import Mapping, Set
@@ -13,13 +13,15 @@ from routet2i.contracts import (
     Account,
     Assignment,
     Microbatch,
+    Pool,
     Waiting,
     WindowJob,
     WindowPlan,
     WindowWork,
 )
 from routet2i.tiers import Tiers
-from scheduler.allocator import TIER_MISSING, pack
+from scheduler.allocator import CAPACITY, TIER_MISSING, pack
+from scheduler.rooms import load_of, room_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,7 @@ class Locked:
 
     microbatches: tuple[Microbatch, ...]  # without a fallback
     deferred: tuple[tuple[str, str], ...]  # (job id, reason code)
-    rest: WindowWork  # the other jobs, with the money that the locked ones leave
+    rest: WindowWork  # the other jobs, with the money and the room that the locked ones leave
 
     def added_to(self, plan: WindowPlan) -> WindowPlan:
         """Return the plan for the whole window; the locked jobs ask the ledger first.
@@ -50,10 +52,10 @@ class Locked:
 
 
 def take_locked(work: WindowWork, *, tiers: Tiers, microbatch_jobs: int) -> Locked:
-    """Set aside the jobs of a window that previews have decided, as far as there is money for them.
+    """Set aside the jobs of a window that previews have decided, as far as there is money and room for them.
 
-    In the order of the window, each job gets its price if all of its accounts still have it; else it is
-    deferred, with the account that lies innermost as the reason.
+    In the order of the window, each job gets its price if all of its accounts still have it and its tier has
+    room; else it is deferred, with the account that lies innermost, or the room, as the reason.
 
     Args:
         tiers: for the sizes of pictures; prices are the previews'.
@@ -70,11 +72,12 @@ def take_locked(work: WindowWork, *, tiers: Tiers, microbatch_jobs: int) -> Lock
     taken: list[Assignment] = []
     deferred: list[tuple[str, str]] = []
     held: dict[Account, int] = {}  # micro-USD
+    pools = dict(work.pools)
     for job in work.jobs:
         if job.job_id not in locked:
             continue
         choice = locked[job.job_id]
-        refused = _refusal(job, choice, free, work=work, tiers=tiers)
+        refused = _refusal(job, choice, free, pools, work=work, tiers=tiers)
         if refused is not None:
             deferred.append((job.job_id, refused))
             continue
@@ -83,16 +86,24 @@ def take_locked(work: WindowWork, *, tiers: Tiers, microbatch_jobs: int) -> Lock
             held[account] = held.get(account, 0) + choice.micro_usd
             if account in free:
                 free[account] -= choice.micro_usd
+        before = pools.get(choice.tier, Pool(tier=choice.tier, unfinished=0, workers=0))
+        pools[choice.tier] = replace(before, unfinished=before.unfinished + job.n)
     packed = pack(taken, work.jobs, tiers=tiers, microbatch_jobs=microbatch_jobs)
     return Locked(
         microbatches=tuple(_without_fallback(one) for one in packed),
         deferred=tuple(deferred),
-        rest=_rest(work, held),
+        rest=_rest(work, held, pools),
     )
 
 
 def _refusal(
-    job: WindowJob, choice: Assignment, free: Mapping[Account, int], *, work: WindowWork, tiers: Tiers
+    job: WindowJob,
+    choice: Assignment,
+    free: Mapping[Account, int],
+    pools: Mapping[str, Pool],
+    *,
+    work: WindowWork,
+    tiers: Tiers,
 ) -> str | None:
     """Return why a job must wait, a code of `scheduler.allocator.REASONS`; None if it need not."""
     if choice.tier not in tiers.profiles:
@@ -100,15 +111,16 @@ def _refusal(
     for account in work.chains[job.batch_id]:
         if free.get(account, choice.micro_usd) < choice.micro_usd:
             return DEFERRED_BY[account.scope]
-    return None
+    room = room_of(tiers[choice.tier], pools)
+    return CAPACITY if room is not None and room < load_of(tiers[choice.tier], job.n) else None
 
 
 def _without_fallback(microbatch: Microbatch) -> Microbatch:
     return replace(microbatch, fallback=(), fallback_tier=None, fallback_width=None, fallback_height=None)
 
 
-def _rest(work: WindowWork, held: Mapping[Account, int]) -> WindowWork:
-    """Return the jobs that are free, with their accounts after what was held."""
+def _rest(work: WindowWork, held: Mapping[Account, int], pools: Mapping[str, Pool]) -> WindowWork:
+    """Return the jobs that are free, with accounts and pools after what was held."""
     jobs = tuple(job for job in work.jobs if job.locked is None)
     batches = {job.batch_id for job in jobs}
     chains = {batch: chain for batch, chain in work.chains.items() if batch in batches}
@@ -123,6 +135,7 @@ def _rest(work: WindowWork, held: Mapping[Account, int]) -> WindowWork:
         jobs=jobs,
         chains=chains,
         accounts=accounts,
+        pools=pools,
         elsewhere={one: work.elsewhere.get(one, ()) + _behind(work, one, batches) for one in accounts},
     )
 

@@ -8,10 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from routet2i.contracts import SHORT_BY, Prediction, Scope
+from routet2i.contracts import DEFERRED_BY, SHORT_BY, Prediction, Scope
 from routet2i.tiers import Tiers
 from scheduler.allocation.options import Bound, Choice, Floats, Options
-from scheduler.allocator import BETTER_ON_CLOUD, BETTER_ON_EDGE, CAP, PREDICTED_BEST
+from scheduler.allocator import (
+    BETTER_ON_CLOUD,
+    BETTER_ON_EDGE,
+    CAP,
+    CAPACITY,
+    DEADLINE,
+    PREDICTED_BEST,
+    TIER_FULL,
+)
 from scheduler.gains import Sized
 
 
@@ -22,12 +30,27 @@ def reason(choice: Choice, row: int, *, tiers: Tiers, short: Scope) -> str:
         row: of the job.
         short: whose money ended, if money decided.
     """
-    if Bound(int(choice.bound[row])) is Bound.MONEY:
-        return SHORT_BY[short]
+    match Bound(int(choice.bound[row])):
+        case Bound.MONEY:
+            return SHORT_BY[short]
+        case Bound.CAPACITY:
+            return TIER_FULL
+        case Bound.DEADLINE:
+            return DEADLINE
     tier = tiers.routed[int(choice.tier[row])]
     if tier == tiers.edge:
         return BETTER_ON_EDGE
     return BETTER_ON_CLOUD if tier == tiers.cloud else PREDICTED_BEST
+
+
+def deferral(choice: Choice, row: int, *, short: Scope) -> str:
+    """Return the code of why a job waits.
+
+    Args:
+        row: of the job.
+        short: whose money ended, if money decided.
+    """
+    return CAPACITY if choice.bound[row] == Bound.DEFERRED_CAPACITY else DEFERRED_BY[short]
 
 
 def thresholds(
@@ -41,8 +64,9 @@ def thresholds(
 ) -> Floats:
     """Return (n,) the PRS below which each job goes to the cloud, 1/2 - price * extra / pictures.
 
-    Rounding to whole jobs may take a job a little on this or that side of it: its threshold then moves to
-    its PRS, so that on the cloud stands who lies below.
+    Rounding to whole jobs, a full tier or a deadline may take a job to this or that side of it: its threshold
+    then moves to its PRS, so that on the cloud stands who lies below. Above 1/2 it never moves: only a
+    deadline takes a job to the cloud that is drawn as well on the edge.
 
     Args:
         price: gain per micro-dollar that bound each job, (n,) or one for all.

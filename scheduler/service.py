@@ -8,6 +8,7 @@ window from closing. It knows neither SQL nor how a prediction or a choice is ma
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -17,8 +18,10 @@ from routet2i.contracts import (
     Account,
     Arrivals,
     DecidedJob,
+    Pool,
     Purse,
     RecordedWindow,
+    Speed,
     SweepReport,
     WindowPlan,
     WindowWork,
@@ -42,6 +45,7 @@ from scheduler.memory import Memory
 from scheduler.pace import Pace
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
+from scheduler.rooms import most_jobs
 from scheduler.shadows import plan_shadows
 
 POLICY = "bid_price"  # name of the allocator's rule, stored with each window
@@ -50,6 +54,7 @@ RENEW_SECONDS = 5.0  # two renewals may fail before the lease ends
 TRUST_SECONDS = TTL_SECONDS - 3.0  # after a renewal began: a margin for clocks and a slow answer
 ELECT_SECONDS = 1.0  # pause of a follower between two looks
 SWEEP_SECONDS = 1.0
+POOL_SAMPLE = 1_000  # microbatches of a tier without a limit that are counted for a deadline's sake
 DRIFT_SECONDS = 60.0  # between two looks at how predictions fare
 DRIFT_PAIRS = 1000  # the newest of the deciding version: older ones may tell of other prompts
 LOOK_SECONDS = 0.2  # longest pause between two looks at what waits
@@ -77,6 +82,12 @@ class Windows(Protocol):
 
     def arrivals(self, accounts: Iterable[Account], *, now_ms: int) -> Mapping[Account, Arrivals]:
         """Return how many jobs came for accounts, in slots that are complete."""
+
+    def pools(self, tiers: Iterable[str], *, sample: int | None = None) -> Mapping[str, Pool]:
+        """Return tier -> its workers and what they have before them."""
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Return the seconds per picture of each tier and size, as measured."""
 
     def record_window(self, plan: WindowPlan) -> RecordedWindow:
         """Write a plan and reserve its money in one transaction; raises LeaseLost if the term has ended."""
@@ -137,7 +148,7 @@ def run_window(
         memory: of the leader; changed. None = this window is decided as if nothing had come before.
         limit: most jobs of this window; None = `window_jobs`.
     Returns:
-        What became of the plan, or None if no job waits.
+        What became of the plan, or None if no job waits, or all routed tiers are full.
     Raises:
         LeaseLost: another scheduler was elected meanwhile; nothing was written.
         ServiceUnavailable: the database does not answer.
@@ -148,7 +159,7 @@ def run_window(
         seconds=settings.budget_period_seconds,
         now=now,
     )
-    work = repository.open_window(limit=limit or settings.window_jobs, purse=purse)
+    work = _open_window(repository, tiers=tiers, limit=limit or settings.window_jobs, purse=purse)
     if work is None:
         return None
     locked = take_locked(work, tiers=tiers, microbatch_jobs=settings.microbatch_jobs)
@@ -176,6 +187,24 @@ def run_window(
         solve_us=plan.solve_us,
     )
     return recorded
+
+
+def _open_window(repository: Windows, *, tiers: Tiers, limit: int, purse: Purse) -> WindowWork | None:
+    """Read the next jobs to decide, with the tiers' pools where they matter; None if none can be decided.
+
+    Where all routed tiers have a limit, no more jobs are read than could find room: those behind them stay
+    as they are, in their order.
+    """
+    limited = [tier.name for tier in tiers.profiles.values() if tier.max_backlog is not None]
+    pools = repository.pools(limited) if limited else {}
+    room = most_jobs(tiers, pools)
+    if room == 0:
+        return None
+    work = repository.open_window(limit=limit if room is None else min(limit, room), purse=purse)
+    if work is None or all(job.deadline_ms is None for job in work.jobs):
+        return None if work is None else replace(work, pools=pools)
+    others = repository.pools(set(tiers.routed) - set(limited), sample=POOL_SAMPLE)
+    return replace(work, pools={**pools, **others}, speeds=repository.speeds())
 
 
 def decide(
@@ -400,7 +429,7 @@ class Scheduler:
             limit=size,
         )
         if recorded is None:
-            return self._settings.window_seconds
+            return min(LOOK_SECONDS, self._settings.window_seconds)
         decided = recorded.assigned + recorded.deferred
         self._pace = self._pace.after(jobs=decided, seconds=self._clock() - started)
         if recorded.assigned:

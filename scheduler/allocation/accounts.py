@@ -43,10 +43,10 @@ def solve_nested(
     _check(accounts, given, allowance, jobs=len(options))
     tier, floor = floors(options)
     left = np.maximum(allowance, 0)
-    short = _short(accounts, floor, left)
-    poor = _pay_floors(accounts, floor, left, short=short)
+    unable = short(accounts, floor, left)
+    poor = _pay_floors(accounts, floor, left, short=unable)
     steps = increments(options)
-    refused_by = _refused_at_once(steps, accounts, short=short, price=given)
+    refused_by = _refused_at_once(steps, accounts, short=unable, price=given)
     for level in accounts.T:
         _keep_what_fits(steps, level, left, rank=options.rank, refused_by=refused_by)
     taken = refused_by == TAKEN
@@ -57,7 +57,7 @@ def solve_nested(
     account = np.full(len(options), NONE, dtype=np.int32)
     refused = np.flatnonzero(~taken)[::-1]
     account[steps.job[refused]] = refused_by[refused]  # backwards: its first refused step counts
-    account[poor] = _first(accounts[poor], short)
+    account[poor] = _first(accounts[poor], unable)
     prices = given.copy()
     np.maximum.at(prices, refused_by[refused], steps.efficiency[refused])
     return chosen(options, tier, bound, price=float(prices.max(initial=0)), account=account, prices=prices)
@@ -74,7 +74,7 @@ def _check(accounts: Rows, price: Floats, allowance: Money, *, jobs: int) -> Non
         raise ValueError("an account stands at two levels")
 
 
-def _short(accounts: Rows, floor: Money, left: Money) -> Mask:
+def short(accounts: Rows, floor: Money, left: Money) -> Mask:
     """Return (A,) which accounts cannot pay the floors of all their jobs."""
     need = np.zeros(len(left), dtype=np.int64)
     for level in accounts.T:

@@ -26,10 +26,10 @@ class Bound(IntEnum):
     BEST = 0  # it got the tier that was predicted to draw it best
     WORSE = 1  # the dearer tiers were predicted to draw it no better
     MONEY = 2  # a dearer tier was predicted to draw it better, but other jobs gain more per dollar
-    CAPACITY = 3  # ... but its workers are taken by jobs that gain more
-    DEADLINE = 4  # ... but not before its deadline
+    CAPACITY = 3  # another tier was predicted to draw it better, but jobs that gain more fill it
+    DEADLINE = 4  # another tier was predicted to draw it better, but not before its deadline
     DEFERRED_MONEY = 5  # the budget does not cover even the cheapest tier now
-    DEFERRED_CAPACITY = 6  # no tier has a worker free for it in this window
+    DEFERRED_CAPACITY = 6  # no tier that is worth its price has room for it in this window
     DEFERRED_DEADLINE = 7  # no tier may draw it
 
 

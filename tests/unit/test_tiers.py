@@ -165,6 +165,8 @@ def test_a_hub_model_needs_a_pinned_commit(tmp_path: Path) -> None:
         ("pocket:edge", "no slash", "OWNER/NAME"),
         ("steps = 4", "steps = 4\nmicro_usd_per_megapixel_step = -1", "from 0 to"),
         ("steps = 4", "steps = 4\nseconds_per_image = 0", "above 0"),
+        ("steps = 4", "steps = 4\nmax_backlog = 0", "max_backlog = 0 must be from 1 to"),
+        ("steps = 4", "steps = 4\nmax_backlog = 1.5", "whole number"),
         ("steps = 4", 'steps = 4\nprices = {"big" = 4}', "'big' is no size"),
         ("steps = 4", 'steps = 4\nprices = {"64x64" = 0.5}', "whole number from 0"),
     ],
