@@ -19,8 +19,8 @@ from routet2i.figures import Figure
 from routet2i.settings import Settings
 from scheduler.predictor.interface import open_predictor
 from scheduler.service import run_window
-from tests.allocation.databases import DIALECTS, Databases
-from tests.allocation.windows import NAMES, refresh_statistics, submit
+from tests.allocation.databases import DIALECTS, NAMES, Databases
+from tests.allocation.windows import submit
 
 QUEUED = 100_000  # jobs of the client that came first
 FEW = 10  # jobs of the client that comes later
@@ -69,7 +69,6 @@ def windows_until_decided(url: str, home: Path, *, queued: int) -> tuple[int, in
     repository = Repository(engine)
     window = _windows(repository, home)
     submit(repository, queued, key="big", client="big")
-    refresh_statistics(engine)
     for _ in range(BEFORE):
         window()
     submit(repository, FEW, key="small", client="small")
@@ -91,7 +90,6 @@ def places_off(url: str, home: Path, *, windows: int) -> tuple[float, float]:
     for client, weight in WEIGHTS.items():
         repository.set_weight(client, weight=weight)
         submit(repository, windows * PLACES, key=client, client=client)
-    refresh_statistics(engine)
     former = _queue(repository)
     for _ in range(windows):
         window()
