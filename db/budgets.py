@@ -49,11 +49,11 @@ class Chains:
     accounts: Mapping[str, tuple[Account, ...]]  # batch id -> its accounts, innermost first
     policies: Mapping[Account, Stored]  # of all accounts but the batches' own
 
-    def ends_ms(self, account: Account) -> int | None:
-        """Return when an account's period ends; None: never."""
+    def period(self, account: Account) -> Period:
+        """Return the period that an account is of."""
         if account not in self.policies:  # a batch's own
-            return None
-        return read_period(self.policies[account].policy.span, account.period).ends_ms
+            return read_period(TOTAL, TOTAL)
+        return read_period(self.policies[account].policy.span, account.period)
 
     def require(self, found: Iterable[Account]) -> None:
         """Make sure that all accounts are among those found; raises NotOpen."""

@@ -36,7 +36,9 @@ def newest(
             """SELECT id FROM batch b WHERE id IN {IDS}
                 AND EXISTS (SELECT 1 FROM microbatch m WHERE m.batch_id = b.id)""",
             {"ids": pack_ids(one.batch_id for one in wanted if one.batch_id is not None)},
-        ).scalars()
+        )
+        .scalars()
+        .all()
     )
     return {
         account: _newest(connection, account, name=predictor_name, version=predictor_version, limit=limit)
@@ -52,7 +54,7 @@ def _newest(
     rows = run(
         connection,
         # CROSS JOIN: SQLite must begin with the few microbatches
-        f"""SELECT j.n, j.width, j.height, a.prs, a.scores
+        f"""SELECT j.n, j.width, j.height, a.prs, a.scores, w.committed_ms
             FROM (SELECT id, batch_id, window_id FROM microbatch {NEWEST[account.scope]}
                     ORDER BY id DESC LIMIT :limit) m
             CROSS JOIN decision_window w CROSS JOIN batch b CROSS JOIN job j CROSS JOIN assignment a
@@ -73,6 +75,7 @@ def _newest(
             width=row.width,
             height=row.height,
             prediction=Prediction(prs=row.prs, scores=orjson.loads(row.scores)),
+            decided_ms=row.committed_ms,
         )
         for row in reversed(rows)
     )

@@ -26,6 +26,7 @@ from db import (
     pools,
     predictors,
     previews,
+    sampling,
     speeds,
     sweeping,
     turns,
@@ -56,6 +57,7 @@ from routet2i.contracts import (
     QueueLimits,
     RecordedWindow,
     Rejection,
+    SampledJob,
     SentMicrobatch,
     Speed,
     StoredPreview,
@@ -237,6 +239,14 @@ class Repository:
                 predictor_version=predictor_version,
                 limit=limit,
             )
+
+    def sampled_jobs(self, batch_id: str, *, jobs: int) -> tuple[SampledJob, ...]:
+        """Return about so many jobs of a batch, whatever became of them, one from each stretch of its file.
+
+        They are chosen by chance, but the same ones each time.
+        """
+        with reading(self.engine) as connection:
+            return sampling.sampled(connection, batch_id, jobs=jobs)
 
     def arrivals(self, accounts: Iterable[Account], *, now_ms: int) -> Mapping[Account, Arrivals]:
         """Return how many jobs came for accounts of clients and deployments, in slots that are complete.

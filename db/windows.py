@@ -75,12 +75,14 @@ def _funds(connection: Connection, chains: Chains) -> dict[Account, Funds]:
     accounts = {account for chain in chains.accounts.values() for account in chain}
     found = budgets.funds(connection, accounts)
     chains.require(found)
+    periods = {account: chains.period(account) for account in accounts}
     return {
         account: Funds(
             limit=found[account].lim,
             reserved=found[account].reserved,
             spent=found[account].spent,
-            ends_ms=chains.ends_ms(account),
+            starts_ms=periods[account].starts_ms,
+            ends_ms=periods[account].ends_ms,
         )
         for account in sorted(accounts)
     }

@@ -394,7 +394,8 @@ class Funds:
     limit: int | None  # micro-USD, carry-over included; None = unlimited
     reserved: int  # micro-USD held for assigned jobs
     spent: int  # micro-USD charged, or unknown
-    ends_ms: int | None = None  # first moment after its period, since 1970; None = it has no end
+    starts_ms: int = 0  # first moment of its period, since 1970; 0 = it has no begin
+    ends_ms: int | None = None  # first moment after it; None = it has no end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -459,6 +460,17 @@ class DecidedJob:
     width: int | None  # pixels; None = the tier's own
     height: int | None
     prediction: Prediction
+    decided_ms: int  # when, by the database's clock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampledJob:
+    """A job of a batch, picked by chance: one for many."""
+
+    prompt: str
+    n: int
+    width: int | None  # pixels; None = the tier's own
+    height: int | None
 
 
 SLOT_MS = 300_000  # arrivals are counted per five minutes

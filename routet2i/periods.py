@@ -27,7 +27,8 @@ class Period:
 
     name: str  # total, 2026-11-21 for a day, 2026-11 for a month, the first second for a span in seconds
     number: int  # consecutive periods of a span have consecutive numbers
-    ends_ms: int | None  # first moment after it, milliseconds since 1970; None = it has no end
+    starts_ms: int  # first moment of it, milliseconds since 1970; 0 of the one without end
+    ends_ms: int | None  # first moment after it; None = it has no end
 
 
 def period_of(span: str, *, now_ms: int) -> Period:
@@ -40,7 +41,7 @@ def period_of(span: str, *, now_ms: int) -> Period:
         UsageError: there is no such span.
     """
     if span == TOTAL:
-        return Period(name=TOTAL, number=0, ends_ms=None)
+        return Period(name=TOTAL, number=0, starts_ms=0, ends_ms=None)
     if span == MONTH:
         moment = datetime.fromtimestamp(now_ms / 1000, tz=UTC)
         return _month(moment.year * 12 + moment.month - 1)
@@ -72,12 +73,18 @@ def _fixed(span: str, number: int) -> Period:
     seconds = _seconds(span)
     start = number * seconds
     named = datetime.fromtimestamp(start, tz=UTC).strftime(FORMS[span][1]) if span in FORMS else str(start)
-    return Period(name=named, number=number, ends_ms=(start + seconds) * 1000)
+    return Period(name=named, number=number, starts_ms=start * 1000, ends_ms=(start + seconds) * 1000)
 
 
 def _month(number: int) -> Period:
     year, month = divmod(number, 12)
-    following = datetime((number + 1) // 12, (number + 1) % 12 + 1, 1, tzinfo=UTC)
     return Period(
-        name=f"{year:04d}-{month + 1:02d}", number=number, ends_ms=int(following.timestamp()) * 1000
+        name=f"{year:04d}-{month + 1:02d}",
+        number=number,
+        starts_ms=_first_of(number),
+        ends_ms=_first_of(number + 1),
     )
+
+
+def _first_of(month: int) -> int:
+    return int(datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1000

@@ -1,22 +1,38 @@
 """What a leader remembers from window to window: each budget's market, and when jobs came.
 
 What it cannot remember it reads off what earlier windows have recorded, so a new leader goes on where the one
-before it has ended. It decides nothing and knows no SQL.
+before it has ended. What a budget is to expect of its period it reads off the periods before; of a batch, off
+some jobs of its file: a sorted one would fool a price that knows the newest jobs alone. It decides nothing
+and knows no SQL.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from routet2i.contracts import SLOT_MS, Account, Arrivals, DecidedJob, Scope, WindowWork
+from routet2i.contracts import (
+    SLOT_MS,
+    Account,
+    Arrivals,
+    DecidedJob,
+    Prediction,
+    SampledJob,
+    Scope,
+    WindowWork,
+)
 from routet2i.tiers import Tiers
 from scheduler.allocation.bid_price import SAMPLE_JOBS
 from scheduler.allocation.market import Market
+from scheduler.allocation.options import Options
 from scheduler.demand import Demand, demand
-from scheduler.gains import options_of
+from scheduler.gains import Sized, options_of
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 
 MARKETS = 256  # budgets whose market is remembered; 0.3 MB each
+
+
+ASKED_JOBS = 512  # that are predicted before their window, once per budget: a second's work
 
 
 class Records(Protocol):
@@ -26,6 +42,9 @@ class Records(Protocol):
         self, accounts: Iterable[Account], *, predictor_name: str, predictor_version: str, limit: int
     ) -> Mapping[Account, tuple[DecidedJob, ...]]:
         """Return the newest jobs that windows with this predictor have decided for accounts, oldest first."""
+
+    def sampled_jobs(self, batch_id: str, *, jobs: int) -> tuple[SampledJob, ...]:
+        """Return about so many jobs of a batch, spread over its file."""
 
     def arrivals(self, accounts: Iterable[Account], *, now_ms: int) -> Mapping[Account, Arrivals]:
         """Return how many jobs came for accounts, in slots that are complete."""
@@ -42,11 +61,11 @@ class Memory:
     def markets(
         self, records: Records, work: WindowWork, predictor: Predictor, *, tiers: Tiers
     ) -> Mapping[str, Market]:
-        """Return budget id -> market, for all of a window's budgets with a limit that have decided before.
+        """Return budget id -> market, for all of a window's budgets with a limit that anything is known of.
 
         Jobs that another predictor was asked about are left out: its gains may have another yardstick.
         """
-        unknown = [one for one in _limited(work) if one.budget_id not in self._markets]
+        unknown = [one for one in _limited(work) if not self._knows(one)]
         if unknown:
             found = records.decided_jobs(
                 unknown,
@@ -54,16 +73,22 @@ class Memory:
                 predictor_version=predictor.version,
                 limit=SAMPLE_JOBS,
             )
-            for account, jobs in found.items():
-                options = options_of(
-                    jobs,
-                    [job.prediction for job in jobs],
-                    tiers=tiers,
-                    yardstick=yardstick_of(predictor),
-                    rank=range(len(jobs)),
+            values = _Values(predictor, tiers=tiers)
+            for account in unknown:
+                jobs = found.get(account, ())
+                starts_ms = work.accounts[account].starts_ms
+                earlier = [job for job in jobs if job.decided_ms < starts_ms]
+                own = [job for job in jobs if job.decided_ms >= starts_ms]
+                expected = (
+                    values.decided(earlier) if earlier else values.asked(_sample(records, work, account))
                 )
-                self._markets[account.budget_id] = Market.new().with_jobs(options, period=account.period)
+                market = Market.after(expected).with_jobs(values.decided(own), period=account.period)
+                self._markets[account.budget_id] = market
         return self._markets
+
+    def _knows(self, account: Account) -> bool:
+        known = self._markets.get(account.budget_id)
+        return known is not None and known.period == account.period
 
     def remember(self, seen: Mapping[str, Market]) -> None:
         """Keep the markets that a window leaves; forget the ones that are longest unused."""
@@ -90,6 +115,53 @@ class Memory:
             for one, ends_ms in ends.items()
             if ends_ms is not None
         }
+
+
+class _Values:
+    """What jobs are worth by one predictor, as a window would see it."""
+
+    def __init__(self, predictor: Predictor, *, tiers: Tiers) -> None:
+        self._predictor = predictor
+        self._tiers = tiers
+
+    def decided(self, jobs: Sequence[DecidedJob]) -> Options:
+        """Return the options of jobs that were predicted then."""
+        return self._options(jobs, [job.prediction for job in jobs])
+
+    def asked(self, jobs: Sequence[SampledJob]) -> Options:
+        """Return the options of jobs that are predicted now."""
+        predictions = self._predictor.predict([job.prompt for job in jobs]) if jobs else []
+        return self._options(jobs, predictions)
+
+    def _options(self, jobs: Sequence[Sized], predictions: Sequence[Prediction]) -> Options:
+        return options_of(
+            jobs,
+            predictions,
+            tiers=self._tiers,
+            yardstick=yardstick_of(self._predictor),
+            rank=range(len(jobs)),
+        )
+
+
+def _sample(records: Records, work: WindowWork, account: Account) -> list[SampledJob]:
+    """Return some jobs of the window's batches that draw on an account, by what waits in each.
+
+    None if nothing waits behind the window: it sees all there is.
+    """
+    here = Counter(job.batch_id for job in work.jobs)
+    waiting = {
+        batch: sum(group.jobs for group in work.waiting[batch])
+        for batch, chain in work.chains.items()
+        if account in chain
+    }
+    total = sum(waiting.values())
+    if total <= sum(here[batch] for batch in waiting):
+        return []
+    return [
+        job
+        for batch, jobs in waiting.items()
+        for job in records.sampled_jobs(batch, jobs=max(1, ASKED_JOBS * jobs // total))
+    ]
 
 
 def _limited(work: WindowWork) -> list[Account]:

@@ -16,8 +16,6 @@ import structlog
 from db.pairs import ShadowPair
 from routet2i.contracts import (
     Account,
-    Arrivals,
-    DecidedJob,
     Pool,
     Purse,
     RecordedWindow,
@@ -41,7 +39,7 @@ from scheduler.demand import Demand
 from scheduler.dispatch import Outbox, Publish, send_ready
 from scheduler.drift import Drift
 from scheduler.locked import take_locked
-from scheduler.memory import Memory
+from scheduler.memory import Memory, Records
 from scheduler.pace import Pace
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
@@ -66,7 +64,7 @@ JOIN_SECONDS = 15.0  # a publish to a dead broker returns in less (reliability.m
 _log = structlog.get_logger(__name__)
 
 
-class Windows(Protocol):
+class Windows(Records, Protocol):
     """What a window needs of `db.repository.Repository`."""
 
     def waiting_jobs(self, *, limit: int) -> int:
@@ -74,14 +72,6 @@ class Windows(Protocol):
 
     def open_window(self, *, limit: int, purse: Purse) -> WindowWork | None:
         """Return the jobs whose turn it is, with the accounts they draw on; None if no job waits."""
-
-    def decided_jobs(
-        self, accounts: Iterable[Account], *, predictor_name: str, predictor_version: str, limit: int
-    ) -> Mapping[Account, tuple[DecidedJob, ...]]:
-        """Return the newest jobs that windows with this predictor have decided for accounts, oldest first."""
-
-    def arrivals(self, accounts: Iterable[Account], *, now_ms: int) -> Mapping[Account, Arrivals]:
-        """Return how many jobs came for accounts, in slots that are complete."""
 
     def pools(self, tiers: Iterable[str], *, sample: int | None = None) -> Mapping[str, Pool]:
         """Return tier -> its workers and what they have before them."""

@@ -1,5 +1,6 @@
 """What a leader knows of the time before it: markets, arrivals, what waits elsewhere; on real databases."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_a_new_leader_decides_its_first_window_as_the_one_before_it_would_have(r
     # Then price and choice are the same
     (account,) = (one for one, funds in work.accounts.items() if funds.limit is not None)
     reservoirs = [one[account.budget_id].recent for one in markets]
-    assert reservoirs[0].jobs == reservoirs[1].jobs == 200
+    assert reservoirs[0].jobs == reservoirs[1].jobs == 600  # all 400 were asked about before
     assert np.array_equal(np.sort(reservoirs[0].efficiency), np.sort(reservoirs[1].efficiency))
     assert len(decisions[0].assignments) == 50
     for one, other in zip(decisions[0].assignments, decisions[1].assignments, strict=True):
@@ -224,6 +225,72 @@ def test_only_limits_with_an_end_expect_jobs_and_counts_are_read_once_a_slot(rep
     assert memory.demands(repository, work) != dict.fromkeys(memory.demands(repository, work), NONE)
     work = replace(work, now_ms=NOON + SLOT_MS)
     assert set(memory.demands(repository, work).values()) == {NONE}
+
+
+# ---------------------------------------------------------------- what is to be expected
+
+
+def best_gain(values, *, cloud):
+    """The most that so many jobs on the cloud gain."""
+    return sum(0.5 - one / 1e6 for one in sorted(values)[:cloud] if one < 500_000)
+
+
+@pytest.mark.parametrize("order", ["best first", "best last", "by chance"])
+def test_a_sorted_file_does_not_fool_the_price(repository, shop, order):
+    # Given a file of 1,000 jobs and money for 200 on the cloud
+    values = values_of(1_000)
+    if order != "by chance":
+        values.sort(reverse=order == "best last")
+    batch_id = submit(repository, values, key="a", budget=budget_for(1_000, share=0.2))
+    # When it is decided in twenty windows
+    memory = Memory()
+    while window(repository, memory) is not None:
+        pass
+    # Then it gains nearly what hindsight would
+    assert shop.states(batch_id) == {"assigned": 1_000}
+    assert gain(shop, batch_id) >= 0.97 * best_gain(values, cloud=200)
+    assert shop.is_sound()
+
+
+def test_a_period_expects_what_the_one_before_it_brought(repository, shop):
+    # Given a client's limit per hour, and an hour whose jobs came by chance
+    policy = BudgetPolicy(
+        scope=Scope.CLIENT, name="default", span="hour", limit_micro_usd=budget_for(600, share=0.2)
+    )
+    repository.set_budget(policy, who="ann", reason="a test")
+    memory = Memory()
+    submit(repository, values_of(600), key="first")
+    while window(repository, memory, jobs=100) is not None:
+        pass
+    # When that hour is over and another one brings such jobs, the worst first
+    values = sorted(values_of(600, seed=1), reverse=True)
+    batch_id = submit(repository, values, key="second")
+    later = time.time() + 7_200
+    while window(repository, memory, jobs=100, now=later) is not None:
+        pass
+    # Then money was kept for the best
+    assert gain(shop, batch_id) >= 0.9 * best_gain(values, cloud=120)
+
+
+def test_what_fits_one_window_is_not_asked_about_before(repository):
+    # Given a batch that one window decides
+    submit(repository, values_of(50), key="a", budget=budget_for(50, share=0.2))
+    predictor = ByNumber()
+    work = repository.open_window(limit=50, purse=Purse())
+    asked = []
+    predictor.predict = lambda prompts: asked.append(prompts) or ByNumber.predict(predictor, prompts)
+    # When a memory looks at it, then nobody was asked
+    Memory().markets(repository, work, predictor, tiers=TIERS)
+    assert asked == []
+
+
+def test_the_sample_of_a_batch_is_spread_over_its_file_and_always_the_same(repository):
+    batch_id = submit(repository, range(1_000, 11_000), key="a")
+    sample = repository.sampled_jobs(batch_id, jobs=100)
+    assert sample == repository.sampled_jobs(batch_id, jobs=100)
+    lines = [int(job.prompt.split()[-1]) - 1_000 for job in sample]
+    assert [line // 100 for line in lines] == list(range(100))
+    assert len(repository.sampled_jobs(batch_id, jobs=20_000)) == 10_000
 
 
 # ---------------------------------------------------------------- what waits elsewhere
