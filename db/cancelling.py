@@ -1,6 +1,6 @@
 """Cancellation: final at once where no worker has the job, else asked of the worker.
 
-Lock order: batch (so that no window assigns meanwhile), microbatch, job, outcome, budget, ledger,
+Lock order: batch (so that no window assigns meanwhile), microbatch, call, job, outcome, budget, ledger,
 waiting. The job row is the gate: whoever passes it, a record or a cancellation, decides. It knows neither who
 asked nor why.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from db import ledger, waiting
+from db import calls, ledger, waiting
 from db.claims import close
 from db.closing import OF_MICROBATCH, cancel_jobs, cancelled, held
 from db.dialects import pack_ids, run, run_rows
@@ -89,6 +89,7 @@ def _cancel(
         for id_ in of_microbatch
         if microbatches[id_].state != "claimed"
     }
+    calls.lock_open(connection, [job.id for id_ in ours for job in of_microbatch[id_]])
     # all at once: one by one they could come in another order than a window takes them
     ledger.lock(connection, {account for microbatch in ours.values() for account in microbatch.accounts})
     for microbatch_id, theirs in sorted(of_microbatch.items()):

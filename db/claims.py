@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from db import calls
 from db.closing import (
     OF_MICROBATCH,
     Held,
@@ -200,6 +201,7 @@ def release(connection: Connection, claim: Claim, *, reason: str) -> bool:
     microbatch = hold(connection, claim)
     if microbatch is None:
         return False
+    calls.doubt_open(connection, claim.microbatch_id, error=f"the worker gave up: {reason}")
     left = unfinished(connection, claim.microbatch_id)
     asked = [job for job in left if job.cancel_requested]
     cancel_jobs(connection, asked, microbatch=microbatch)

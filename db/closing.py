@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row
 
-from db import ledger
+from db import calls, ledger
+from db.calls import Bill
 from db.dialects import pack_ids, run
 from db.ledger import Account
 from routet2i.contracts import JobOutcome, JobState
@@ -21,6 +22,9 @@ from routet2i.contracts import JobOutcome, JobState
 OF_MICROBATCH = """tier, fence, (
     SELECT CAST({ROWS}({ROW}(l.budget_id, l.period)) AS text) FROM ledger l
     WHERE l.event_id = 'reserve:' || COALESCE(microbatch.parent_id, microbatch.id)) AS accounts"""
+
+
+_NO_BILL = Bill(drawn=0, cost=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +68,8 @@ def close_jobs(
     """Give each job its outcome, unless it has one; return how many got theirs now.
 
     Args:
-        reserved: job id -> micro-USD held for it; what an outcome does not charge is released.
+        reserved: job id -> micro-USD that its assignment reserved; what neither its paid calls have drawn nor
+            its outcome charges is released. What the calls have cost is added to the outcome's charge.
     Raises:
         ValueError: an outcome charges more than was reserved for its job.
     """
@@ -72,13 +77,16 @@ def close_jobs(
     outcomes = [outcome for outcome in outcomes if outcome.job_id in won]
     if not outcomes:
         return 0
+    buyers = [job_id for job_id, buys in won.items() if buys]
+    bills = calls.close_open(connection, buyers, accounts=microbatch.accounts) if buyers else {}
+    reserved = {o.job_id: reserved[o.job_id] - bills.get(o.job_id, _NO_BILL).drawn for o in outcomes}
     for outcome in outcomes:
         if not 0 <= outcome.micro_usd <= reserved[outcome.job_id]:
             raise ValueError(
                 f"job {outcome.job_id} charges {outcome.micro_usd} micro-USD, "
                 f"but {reserved[outcome.job_id]} were reserved for it"
             )
-    _insert_outcomes(connection, outcomes, microbatch=microbatch)
+    _insert_outcomes(connection, outcomes, microbatch=microbatch, bills=bills)
     if microbatch.fence is not None:
         _end_attempts(connection, outcomes, microbatch=microbatch)
     used = sum(reserved[outcome.job_id] for outcome in outcomes)
@@ -135,18 +143,25 @@ def release_rest(connection: Connection, microbatch: Held) -> bool:
     return True
 
 
-def _pass_gate(connection: Connection, job_ids: Sequence[str], *, microbatch: Held) -> set[str]:
-    return set(
-        run(
-            connection,
-            """UPDATE job SET state = 'done'
-                WHERE id IN {IDS} AND state = 'assigned' AND microbatch_id = :id RETURNING id""",
-            {"ids": pack_ids(job_ids), "id": microbatch.microbatch_id},
-        ).scalars()
+def _pass_gate(connection: Connection, job_ids: Sequence[str], *, microbatch: Held) -> dict[str, bool]:
+    """Return the jobs that nobody has decided before, and whether each has paid calls."""
+    rows = run(
+        connection,
+        """UPDATE job SET state = 'done'
+            WHERE id IN {IDS} AND state = 'assigned' AND microbatch_id = :id
+            RETURNING id, EXISTS (SELECT 1 FROM call WHERE call.job_id = job.id) AS buys""",
+        {"ids": pack_ids(job_ids), "id": microbatch.microbatch_id},
     )
+    return {row.id: bool(row.buys) for row in rows}
 
 
-def _insert_outcomes(connection: Connection, outcomes: Sequence[JobOutcome], *, microbatch: Held) -> None:
+def _insert_outcomes(
+    connection: Connection,
+    outcomes: Sequence[JobOutcome],
+    *,
+    microbatch: Held,
+    bills: Mapping[str, Bill],
+) -> None:
     run(
         connection,
         """INSERT INTO outcome(job_id, state, tier, microbatch_id, fence, micro_usd, seconds, model_id,
@@ -160,7 +175,7 @@ def _insert_outcomes(connection: Connection, outcomes: Sequence[JobOutcome], *, 
                 "tier": microbatch.tier,
                 "microbatch_id": microbatch.microbatch_id,
                 "fence": microbatch.fence,
-                "micro_usd": outcome.micro_usd,
+                "micro_usd": outcome.micro_usd + bills.get(outcome.job_id, _NO_BILL).cost,
                 "seconds": outcome.seconds,
                 "model_id": outcome.model_id,
                 "model_revision": outcome.model_revision,

@@ -1,7 +1,7 @@
 """The promises of reliability.md section 1, on shadows, previews and what waits (I11 to I13), as SQL.
 
-Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4:
-there is no paid call yet) and not what a model makes of equal inputs (I10).
+Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4
+beyond what we recorded of it) and not what a model makes of equal inputs (I10).
 """
 
 from dataclasses import dataclass
@@ -83,6 +83,43 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
             WHERE reserved < 0 OR spent < 0 OR carried < 0 OR overrun < 0 OR reserved + spent > lim""",
     ),
     (
+        "I4",
+        "is out, though its job has its outcome",
+        """SELECT 'call ' || c.id FROM call c JOIN job j ON j.id = c.job_id
+            WHERE c.state = 'intent' AND j.state = 'done'""",
+    ),
+    (
+        "I4",
+        "is out, though nobody has its microbatch and nobody could ask for it again",
+        """SELECT 'call ' || c.id FROM call c JOIN job j ON j.id = c.job_id
+            JOIN microbatch m ON m.id = j.microbatch_id
+            WHERE c.state = 'intent' AND c.repeatable = 0 AND c.remote_id IS NULL AND m.state <> 'claimed'""",
+    ),
+    (
+        "I4",
+        "has cost something else than its accounts were charged",
+        """SELECT 'call ' || c.id FROM call c JOIN microbatch m ON m.id = c.microbatch_id
+            JOIN ledger r ON r.event_id = 'reserve:' || COALESCE(m.parent_id, m.id)
+            WHERE CASE c.state WHEN 'charged' THEN c.cost_actual - c.overrun
+                               WHEN 'unknown' THEN c.cost_max ELSE 0 END
+               <> (SELECT COALESCE(sum(CASE WHEN l.to_side IN ('spent', 'unknown') THEN l.micro_usd ELSE 0 END
+                                     - CASE WHEN l.from_side = 'unknown' THEN l.micro_usd ELSE 0 END), 0)
+                   FROM ledger l WHERE l.budget_id = r.budget_id AND l.period = r.period
+                   AND l.event_id IN ('settle:' || c.id, 'unknown:' || c.id, 'adjust:' || c.id,
+                                      'void:' || c.id))
+               OR c.overrun <> (SELECT COALESCE(sum(l.micro_usd), 0) FROM ledger l
+                   WHERE l.event_id = 'overrun:' || c.id AND l.budget_id = r.budget_id
+                   AND l.period = r.period)""",
+    ),
+    (
+        "I4",
+        "has a picture that none of its paid calls has brought",
+        """SELECT 'job ' || p.job_id FROM picture p
+            WHERE EXISTS (SELECT 1 FROM call c WHERE c.job_id = p.job_id)
+              AND NOT EXISTS (SELECT 1 FROM call c WHERE c.job_id = p.job_id AND c.idx = p.idx
+                              AND c.state = 'charged' AND c.image_sha256 = p.sha256)""",
+    ),
+    (
         "I5",
         "succeeded without all of its pictures",
         """SELECT 'job ' || j.id FROM job j JOIN outcome o ON o.job_id = j.id
@@ -151,26 +188,35 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
         "holds another sum than its unfinished jobs were promised",
         """SELECT 'microbatch ' || m.id FROM microbatch m
             WHERE m.reserved_left <> (
-                SELECT COALESCE(sum(a.micro_usd), 0) FROM job j JOIN assignment a ON a.job_id = j.id
+                SELECT COALESCE(sum(a.micro_usd - COALESCE((
+                    SELECT sum(c.drawn) FROM call c WHERE c.job_id = j.id), 0)), 0)
+                FROM job j JOIN assignment a ON a.job_id = j.id
                 WHERE j.microbatch_id = m.id AND j.state = 'assigned')""",
     ),
     (
         "I8",
-        "has reserved another sum than its microbatches hold",
+        "has reserved another sum than its microbatches and open calls hold",
         """SELECT 'budget ' || b.id || '/' || b.period FROM budget b
             LEFT JOIN (
-                SELECT l.budget_id, l.period, sum(m.reserved_left) AS held FROM microbatch m
+                SELECT l.budget_id, l.period, sum(m.reserved_left) AS held FROM (
+                    SELECT id, parent_id, reserved_left FROM microbatch WHERE reserved_left > 0
+                    UNION ALL
+                    SELECT m.id, m.parent_id, c.cost_max FROM call c
+                    JOIN microbatch m ON m.id = c.microbatch_id WHERE c.state = 'intent') m
                 JOIN ledger l ON l.event_id = 'reserve:' || COALESCE(m.parent_id, m.id)
-                WHERE m.reserved_left > 0
                 GROUP BY l.budget_id, l.period) h ON h.budget_id = b.id AND h.period = b.period
             WHERE b.reserved <> COALESCE(h.held, 0)""",
     ),
     (
         "I8",
-        "has spent another sum than its outcomes were charged",
+        "has spent another sum than its outcomes were charged and its calls have cost",
         """SELECT 'budget ' || b.id FROM budget b JOIN batch t ON b.id = 'batch:' || t.id
             WHERE b.spent <> (SELECT COALESCE(sum(o.micro_usd), 0) FROM outcome o
-                               JOIN job j ON j.id = o.job_id WHERE j.batch_id = t.id)""",
+                               JOIN job j ON j.id = o.job_id WHERE j.batch_id = t.id
+                               AND NOT EXISTS (SELECT 1 FROM call c WHERE c.job_id = j.id))
+                           + (SELECT COALESCE(sum(CASE c.state WHEN 'charged' THEN c.cost_actual - c.overrun
+                                                   WHEN 'unknown' THEN c.cost_max ELSE 0 END), 0)
+                               FROM call c JOIN job j ON j.id = c.job_id WHERE j.batch_id = t.id)""",
     ),
     (
         "I9",
@@ -233,7 +279,7 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
 
 
 def check_invariants(engine: Engine) -> list[Violation]:
-    """Return what breaks I1 to I3, I5 to I9, I11 to I13 now, as far as SQL can see; an empty list is good.
+    """Return what breaks I1 to I9, I11 to I13 now, as far as SQL can see; an empty list is good.
 
     I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
     """

@@ -376,6 +376,67 @@ picture = Table(
     sqlite_with_rowid=False,
 )
 
+call = Table(
+    "call",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("microbatch_id", Text, ForeignKey("microbatch.id"), nullable=False),  # whose accounts pay it
+    Column("job_id", Text, ForeignKey("job.id"), nullable=False),
+    Column("idx", Integer, nullable=False),  # 0-based among the job's pictures
+    Column("fence", Integer, nullable=False),  # of the claim that asked for it
+    Column("provider", Text, nullable=False),  # the tier
+    Column("idem_key", Text, nullable=False),  # our key at the provider
+    Column("repeatable", Integer, nullable=False),  # 1 = the provider bills a key once, however often sent
+    Column("remote_id", Text),  # the provider's name of a picture that it is still drawing
+    Column("state", Text, nullable=False),  # contracts.CallState
+    Column("cost_max", BigInteger, nullable=False),  # permitted before it was made
+    Column("drawn", BigInteger, nullable=False),  # of cost_max, taken from what its microbatch had reserved
+    Column("cost_actual", BigInteger),  # billed; NULL = not known
+    Column("overrun", BigInteger, nullable=False, server_default="0"),  # of cost_actual, beyond permission
+    Column("image_sha256", Text),  # of the stored picture; NULL = none came
+    Column("error", Text),  # why no picture came, or why nobody knows
+    Column("created_ms", BigInteger, nullable=False),
+    Column("settled_ms", BigInteger),  # last change of state
+    UniqueConstraint("idem_key", name="uq_call_idem_key"),
+    CheckConstraint("state IN ('intent', 'charged', 'unknown', 'void')", name="state"),
+    CheckConstraint("(state = 'charged') = (cost_actual IS NOT NULL)", name="known"),
+    CheckConstraint("cost_max >= 0 AND drawn >= 0 AND drawn <= cost_max", name="permitted"),
+    CheckConstraint("cost_actual >= 0 AND overrun >= 0 AND overrun <= cost_actual", name="billed"),
+    Index("ix_call_job", "job_id", "idx"),
+    Index("ix_call_microbatch", "microbatch_id"),
+    Index(
+        "ix_call_remote",
+        "provider",
+        "remote_id",
+        sqlite_where=text("remote_id IS NOT NULL"),
+        postgresql_where=text("remote_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_call_open",
+        "state",
+        sqlite_where=text("state IN ('intent', 'unknown')"),
+        postgresql_where=text("state IN ('intent', 'unknown')"),
+    ),
+    Index(
+        "ix_call_overrun",
+        "provider",
+        "settled_ms",
+        sqlite_where=text("overrun > 0"),
+        postgresql_where=text("overrun > 0"),
+    ),
+)
+
+resumption = Table(
+    "resumption",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True),
+    Column("provider", Text, nullable=False),  # the tier that may buy again: bills seen so far are accepted
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),  # in their words
+    Column("at_ms", BigInteger, nullable=False),
+    Index("ix_resumption_provider", "provider", "at_ms"),
+)
+
 ledger = Table(
     "ledger",
     metadata,

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from db import (
     arrivals,
     budgets,
+    calls,
     cancelling,
     claims,
     clients,
@@ -23,6 +24,7 @@ from db import (
     leader,
     lookup,
     pairs,
+    permits,
     pools,
     predictors,
     previews,
@@ -42,6 +44,7 @@ from db.session import reading, write
 from routet2i.contracts import (
     Account,
     Arrivals,
+    Bought,
     BudgetPolicy,
     CancelReport,
     Claim,
@@ -50,6 +53,7 @@ from routet2i.contracts import (
     JobOutcome,
     JobState,
     OpenedBatch,
+    Permit,
     Pool,
     PreviewHead,
     PreviewLine,
@@ -64,6 +68,7 @@ from routet2i.contracts import (
     SweepReport,
     WindowPlan,
     WindowWork,
+    Withheld,
     Work,
     Yardstick,
     new_id,
@@ -360,6 +365,74 @@ class Repository:
     def release(self, claim: Claim, *, reason: str) -> bool:
         """Give an unfinished microbatch back without counting a death; False if the fence is old."""
         return write(self.engine, lambda c: claims.release(c, claim, reason=reason))
+
+    # paid calls
+
+    def intend(
+        self, claim: Claim, *, job_id: str, index: int, cost_max: int, repeatable: bool
+    ) -> Permit | Bought | Withheld:
+        """Permit the purchase of one picture, or say what to do instead; call only after this returns.
+
+        The money is taken from what the microbatch has reserved; for a second try, because the first one's
+        answer was lost, from its accounts, if they have any left. A call that is out and may be repeated or
+        asked for is handed on instead.
+
+        Args:
+            index: 0-based among the job's pictures.
+            cost_max: micro-USD, the most that the picture may cost.
+            repeatable: the provider bills our key once, however often it is sent.
+        Raises:
+            RouteT2IError: the microbatch holds less than that: a bug.
+        """
+        return write(
+            self.engine,
+            lambda c: permits.intend(
+                c, claim, job_id=job_id, index=index, cost_max=cost_max, repeatable=repeatable
+            ),
+        )
+
+    def accept_call(self, call_id: str, *, remote_id: str) -> None:
+        """Keep the provider's name of a picture that it is drawing, so that whoever comes next can ask."""
+        write(self.engine, lambda c: calls.accept(c, call_id, remote_id=remote_id))
+
+    def settle_call(
+        self, call_id: str, *, cost: int, image_sha256: str | None, error: str | None = None
+    ) -> int:
+        """Record what a call has cost and what came of it; not fenced, and safe to repeat.
+
+        Args:
+            cost: micro-USD; what exceeds the permission is an overrun, and the tier pauses.
+            image_sha256: name of the picture, which is stored already; None = no usable one came.
+            error: why none came.
+        Returns:
+            The overrun, micro-USD; 0 if the call was settled before.
+        """
+        return write(
+            self.engine,
+            lambda c: calls.settle(c, call_id, cost=cost, image_sha256=image_sha256, error=error),
+        )
+
+    def doubt_call(self, call_id: str, *, error: str) -> None:
+        """Count an open call as spent, as much as it may have cost: its answer was lost."""
+        write(self.engine, lambda c: calls.doubt(c, call_id, error=error))
+
+    def void_call(self, claim: Claim, call_id: str, *, error: str) -> None:
+        """Take back the money of a call that was surely not billed; an open one needs the current claim."""
+        write(self.engine, lambda c: permits.void(c, claim, call_id, error=error))
+
+    def paused_tiers(self) -> Mapping[str, int]:
+        """Return tier -> micro-USD that it has billed beyond permission since somebody accepted it last."""
+        with reading(self.engine) as connection:
+            return calls.paused(connection)
+
+    def unknown_calls(self) -> tuple[int, int]:
+        """Return how many paid calls nobody knows the cost of, and what they may have cost, micro-USD."""
+        with reading(self.engine) as connection:
+            return calls.unknown(connection)
+
+    def resume_tier(self, tier: str, *, who: str, reason: str) -> bool:
+        """Accept a tier's overrun so that it may buy again; False, and nothing is written, if it may."""
+        return write(self.engine, lambda c: calls.resume(c, tier=tier, who=who, reason=reason))
 
     def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
         """Write a worker's heartbeat; `state` is idle, busy, draining or stopped."""

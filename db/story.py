@@ -3,7 +3,7 @@
 Read only. It knows how to gather, not how to tell: `routet2i audit JOB` makes sentences of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,22 @@ class AttemptStory:
     ended_at: datetime | None  # None = running
     error_class: str | None  # None = well, or running
     error: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallStory:
+    """One purchase from a paid provider."""
+
+    call_id: str
+    index: int  # of the picture
+    state: str  # contracts.CallState
+    idem_key: str
+    remote_id: str | None
+    cost_max_micro_usd: int  # permitted
+    cost_micro_usd: int | None  # billed; None = not known, or nothing
+    image_sha256: str | None
+    error: str | None
+    at: datetime  # the permission
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +110,7 @@ class JobStory:
     # the work
     microbatch_id: str | None
     attempts: tuple[AttemptStory, ...]
+    calls: tuple[CallStory, ...]  # to paid providers
     # the end
     finished_at: datetime | None
     seconds: float | None  # of the device
@@ -132,6 +149,7 @@ def job_story(engine: Engine, job_id: str) -> JobStory:
             raise NotFound(f"no job {job_id}")
         attempts = _attempts(connection, job_id)
         travelled = {attempt.microbatch_id for attempt in attempts}
+        calls = _calls(connection, job_id)
         if row.microbatch_id is not None:
             travelled |= _with_parents(connection, row.microbatch_id)
         return JobStory(
@@ -142,7 +160,8 @@ def job_story(engine: Engine, job_id: str) -> JobStory:
             assigned_at=moment(row.committed_ms),
             finished_at=moment(row.at_ms),
             predicted={} if row.predicted is None else orjson.loads(row.predicted),
-            ledger=_ledger(connection, job_id, travelled),
+            ledger=_ledger(connection, job_id, travelled, calls),
+            calls=calls,
             attempts=attempts,
             pictures=_pictures(connection, job_id),
         )
@@ -227,9 +246,34 @@ def _with_parents(connection: Connection, microbatch_id: str) -> set[str]:
     return family
 
 
-def _ledger(connection: Connection, job_id: str, microbatches: set[str]) -> tuple[LedgerLine, ...]:
+def _calls(connection: Connection, job_id: str) -> tuple[CallStory, ...]:
+    rows = run(connection, "SELECT * FROM call WHERE job_id = :id ORDER BY id", {"id": job_id})
+    return tuple(
+        CallStory(
+            call_id=row.id,
+            index=row.idx,
+            state=row.state,
+            idem_key=row.idem_key,
+            remote_id=row.remote_id,
+            cost_max_micro_usd=row.cost_max,
+            cost_micro_usd=row.cost_actual,
+            image_sha256=row.image_sha256,
+            error=row.error,
+            at=at(row.created_ms),
+        )
+        for row in rows
+    )
+
+
+OF_CALL = ("reserve", "settle", "release", "unknown", "adjust", "void", "overrun")  # events
+
+
+def _ledger(
+    connection: Connection, job_id: str, microbatches: set[str], calls: Sequence[CallStory]
+) -> tuple[LedgerLine, ...]:
     wanted = [f"settle:{job_id}", f"release:{job_id}"]
     wanted += [f"{kind}:{id_}" for kind in ("reserve", "release") for id_ in sorted(microbatches)]
+    wanted += [f"{kind}:{call.call_id}" for call in calls for kind in OF_CALL]
     rows = [
         row
         for event_id in wanted  # one indexed look-up each: a handful

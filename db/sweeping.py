@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from db import calls
 from db.claims import close, give_back
 from db.closing import OF_MICROBATCH, Held, cancel_jobs, close_jobs, end_claim, held, release_rest, unfinished
 from db.dialects import run
@@ -72,6 +73,7 @@ def expire(connection: Connection, microbatch_id: str, *, max_deaths: int) -> Ex
     if row is None:
         return None
     microbatch = held(microbatch_id, row, fence=row.fence)
+    calls.doubt_open(connection, microbatch_id, error="the worker fell silent")
     left = unfinished(connection, microbatch_id)
     asked = [job for job in left if job.cancel_requested]
     left = [job for job in left if not job.cancel_requested]
@@ -108,8 +110,10 @@ def _fail(connection: Connection, job: Row[Any], *, microbatch: Held, deaths: in
 
 
 def _split(connection: Connection, jobs: Sequence[Row[Any]], *, microbatch: Held) -> None:
-    """Divide a locked microbatch into one per job; each takes exactly its job's part of the reservation."""
-    children = [{"id": new_id(), "job_id": job.id, "reserved": job.micro_usd} for job in jobs]
+    """Divide a locked microbatch into one per job; each takes what its job has left of the reservation."""
+    drawn = calls.drawn(connection, [job.id for job in jobs])
+    left = {job.id: job.micro_usd - drawn.get(job.id, 0) for job in jobs}
+    children = [{"id": new_id(), "job_id": job.id, "reserved": left[job.id]} for job in jobs]
     parent = {"parent_id": microbatch.microbatch_id}
     run(
         connection,
@@ -128,7 +132,7 @@ def _split(connection: Connection, jobs: Sequence[Row[Any]], *, microbatch: Held
     run(
         connection,
         "UPDATE microbatch SET reserved_left = reserved_left - :divided WHERE id = :parent_id",
-        parent | {"divided": sum(job.micro_usd for job in jobs)},
+        parent | {"divided": sum(left.values())},
     )
     close(connection, microbatch, state="split")
 

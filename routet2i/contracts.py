@@ -86,6 +86,15 @@ MICROBATCH_TRANSITIONS: Mapping[MicrobatchState, frozenset[MicrobatchState]] = {
 }
 
 
+class CallState(StrEnum):
+    """What is known of one paid call."""
+
+    INTENT = "intent"  # permitted; it may be out now
+    CHARGED = "charged"  # billed, and we know how much
+    UNKNOWN = "unknown"  # billed perhaps: counts as spent
+    VOID = "void"  # not billed
+
+
 def new_id() -> str:
     """Return a UUID of version 7 as text: unique, and growing with time, so that ids sort as they were made.
 
@@ -249,6 +258,32 @@ class Claim:
     width: int
     height: int
     jobs: tuple[ClaimedJob, ...]  # unfinished and not cancelled, in order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Permit:
+    """Permission to buy one picture, committed before the call is made."""
+
+    call_id: str
+    idem_key: str  # ours, sent with every try
+    remote_id: str | None  # the provider's, of a picture that it is drawing already
+    resumed: bool  # the call may have been made before: nobody knows what became of it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bought:
+    """A picture that an earlier claim has paid for."""
+
+    sha256: str  # its name in the image store
+
+
+class Withheld(StrEnum):
+    """Why nothing may be bought."""
+
+    STALE = "stale"  # a newer claim exists
+    CANCELLED = "cancelled"  # somebody asked for the job to be cancelled
+    PAUSED = "paused"  # the tier has billed more than its price, and nobody has accepted that yet
+    UNKNOWN_CHARGE = "unknown_charge"  # paid for, perhaps, without a picture; no money for another one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,8 @@ It knows no library's exceptions: the edges translate theirs into these, with `r
     |   +-- MissingModels             torch and its friends are not installed
     +-- QueueFull                 9   too many jobs wait for this file to come in
     +-- GenerationFailed              one job cannot be rendered; recorded as its outcome
+    |   +-- UnknownCharge             a picture was paid for, perhaps, and never came
+    +-- ProviderFault                 a paid provider refuses us, or is silent; a fault of the worker
     +-- LeaseLost                     a newer claim exists; the worker stops quietly
     +-- StoreFull                     no room for pictures; a fault of the worker, not of the job
     +-- DeviceFault                   the accelerator's context is lost; the process must end
@@ -97,6 +99,14 @@ class MissingModels(ModelError):
 
 class GenerationFailed(RouteT2IError):
     """One job cannot be rendered; the text becomes its recorded outcome."""
+
+
+class UnknownCharge(GenerationFailed):
+    """A picture was paid for, perhaps, and never came; there is no money for another try."""
+
+
+class ProviderFault(RouteT2IError):
+    """A paid provider refuses us (key, quota, address) or is silent: the worker's fault, not the job's."""
 
 
 class LeaseLost(RouteT2IError):

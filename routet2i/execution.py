@@ -10,12 +10,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
 
-from routet2i.contracts import Claim, ClaimedJob, JobOutcome, JobState, Picture
-from routet2i.errors import DeviceFault, GenerationFailed, LeaseLost, RouteT2IError, ServiceUnavailable
+from routet2i.contracts import Bought, Claim, ClaimedJob, JobOutcome, JobState, Permit, Picture, Withheld
+from routet2i.errors import (
+    DeviceFault,
+    GenerationFailed,
+    LeaseLost,
+    ProviderFault,
+    RouteT2IError,
+    ServiceUnavailable,
+    UnknownCharge,
+)
 from routet2i.tiers import TierProfile
 
 RENEWALS_PER_LEASE = 3  # two may fail and the third still comes in time
@@ -47,7 +55,40 @@ class RenderRequest:
     height: int
 
 
-class Store(Protocol):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """One picture to buy."""
+
+    job_id: str
+    index: int  # 0-based among the job's pictures
+    request: RenderRequest
+    micro_usd: int  # the most it may cost
+
+
+class CallBook(Protocol):
+    """What a buyer needs of the database: `db.repository.Repository` says what each verb promises."""
+
+    def intend(
+        self, claim: Claim, *, job_id: str, index: int, cost_max: int, repeatable: bool
+    ) -> Permit | Bought | Withheld:
+        """Permit the purchase of one picture, or say what to do instead; fenced."""
+
+    def accept_call(self, call_id: str, *, remote_id: str) -> None:
+        """Keep the provider's name of a picture that it is drawing."""
+
+    def settle_call(
+        self, call_id: str, *, cost: int, image_sha256: str | None, error: str | None = None
+    ) -> int:
+        """Record what a call has cost, and return by how much that is too much; not fenced."""
+
+    def doubt_call(self, call_id: str, *, error: str) -> None:
+        """Count an open call as spent: its answer was lost."""
+
+    def void_call(self, claim: Claim, call_id: str, *, error: str) -> None:
+        """Take back the money of a call that was surely not billed."""
+
+
+class Store(CallBook, Protocol):
     """What a worker needs of the database; every write is fenced and safe to repeat."""
 
     def claim(self, microbatch_id: str, *, tier: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -80,6 +121,30 @@ class Generator(Protocol):
         """Return one PNG per request, in order; an exception in place of a picture that cannot be made."""
 
 
+@runtime_checkable
+class Buyer(Protocol):
+    """A paid provider's side of one tier."""
+
+    model_id: str
+    model_revision: str
+    settings: str  # JSON text of what is sent with every request
+
+    def buy(
+        self,
+        orders: Sequence[Order],
+        *,
+        claim: Claim,
+        book: CallBook,
+        pictures: "Pictures",
+        lease: "Lease",
+        stop: threading.Event | None,
+    ) -> Sequence[bytes | Exception | None]:
+        """Return per order a PNG, which is stored and paid for, or why its job fails, or None.
+
+        None: nothing was bought, because its job was cancelled or the worker was told to stop.
+        """
+
+
 class Scorer(Protocol):
     """Judges pictures against their prompts."""
 
@@ -95,6 +160,9 @@ class Pictures(Protocol):
 
     def put(self, png: bytes) -> str:
         """Store a picture durably and return its name; raises StoreFull."""
+
+    def read(self, sha256: str) -> bytes:
+        """Return a stored picture; raises GenerationFailed if it is gone."""
 
 
 class Lease:
@@ -168,24 +236,26 @@ def run_microbatch(
     store: Store,
     profile: TierProfile,
     worker: str,
-    load: Callable[[], tuple[Generator, Scorer]],
+    load: Callable[[], tuple[Generator | Buyer, Scorer]],
     pictures: Pictures,
     lease_seconds: float,
     stop: threading.Event | None = None,
 ) -> Outcome:
-    """Claim a microbatch, render its jobs in groups, score, store and record them, and close it.
+    """Claim a microbatch, render or buy its jobs in groups, score, store and record them, and close it.
 
     A job whose picture cannot be made fails alone. A fault of the worker (model, disk, database) gives the
     claim back without counting a death and is raised: the caller must not go on as if nothing had happened.
 
     Args:
-        load: returns the tier's generator and scorer; called under the lease, since a first load takes long.
+        load: returns the tier's generator, or buyer, and scorer; called under the lease, since a first load
+            takes long.
         lease_seconds: life of the claim without renewal.
         stop: once set, the group at work is finished and the rest given back.
 
     Raises:
         ModelError: the tier's models cannot be loaded.
         StoreFull: no room for pictures.
+        ProviderFault: the paid provider refuses us, or only takes money.
         ServiceUnavailable: the database does not answer.
         DeviceFault: the accelerator is lost. The claim is *kept*: the sweeper counts a death when it expires,
             since a job that breaks the device every time must become poison and not come back for ever.
@@ -226,7 +296,7 @@ def _render(
     *,
     store: Store,
     profile: TierProfile,
-    generator: Generator,
+    generator: Generator | Buyer,
     scorer: Scorer,
     pictures: Pictures,
     lease: Lease,
@@ -244,29 +314,48 @@ def _render(
         group, waiting = waiting[: profile.microbatch_size], waiting[profile.microbatch_size :]
         if not group:
             break
-        _render_group(claim, group, jobs=jobs, generator=generator, scorer=scorer, pictures=pictures)
+        requests = [_request(claim, jobs[job_id].job, index) for job_id, index in group]
+        started = time.monotonic()
+        if isinstance(generator, Buyer):
+            orders = [
+                _order(jobs[job_id].job, index, request)
+                for (job_id, index), request in zip(group, requests, strict=True)
+            ]
+            made = generator.buy(orders, claim=claim, book=store, pictures=pictures, lease=lease, stop=stop)
+        else:
+            made = _drawn(generator, requests)
+        _keep_group(claim, group, requests=requests, made=made, jobs=jobs, scorer=scorer, pictures=pictures)
+        share = (time.monotonic() - started) / len(group)
+        for job_id, _ in group:
+            jobs[job_id].seconds += share
         lease.check()
         final = [
             jobs[job_id] for job_id in dict.fromkeys(job_id for job_id, _ in group) if jobs[job_id].is_final
         ]
         if final and not store.record(claim, [_outcome(one, generator) for one in final]):
             raise LeaseLost(f"a newer claim of microbatch {claim.microbatch_id} exists")
+        if stop is not None and stop.is_set() and None in made:
+            return False
+        if all(isinstance(one, UnknownCharge) for one in made):
+            raise ProviderFault(f"tier {profile.name!r} may take money, and sends nothing: {made[0]!r}")
     return True
 
 
-def _render_group(
+def _drawn(generator: Generator, requests: Sequence[RenderRequest]) -> Sequence[bytes | Exception]:
+    return _attempt(lambda: generator.generate(requests), len(requests))
+
+
+def _keep_group(
     claim: Claim,
     group: Sequence[tuple[str, int]],
     *,
+    requests: Sequence[RenderRequest],
+    made: Sequence[bytes | Exception | None],
     jobs: Mapping[str, _Job],
-    generator: Generator,
     scorer: Scorer,
     pictures: Pictures,
 ) -> None:
-    """Make, judge and store one group of pictures; what fails is noted at its job, in place."""
-    started = time.monotonic()
-    requests = [_request(claim, jobs[job_id].job, index) for job_id, index in group]
-    made = _attempt(lambda: generator.generate(requests), len(group))
+    """Judge and store one group of pictures; what fails is noted at its job, in place."""
     good = [
         (one, request, png)
         for one, request, png in zip(group, requests, made, strict=True)
@@ -292,9 +381,6 @@ def _render_group(
     for (job_id, _), result in zip(group, made, strict=True):
         if isinstance(result, Exception):
             jobs[job_id].error = result
-    share = (time.monotonic() - started) / len(group)
-    for job_id, _ in group:
-        jobs[job_id].seconds += share
 
 
 def _attempt(work: Callable[[], Sequence[_T]], count: int) -> Sequence[_T | Exception]:
@@ -322,13 +408,23 @@ def _request(claim: Claim, job: ClaimedJob, index: int) -> RenderRequest:
     )
 
 
-def _outcome(one: _Job, generator: Generator) -> JobOutcome:
-    """Return what is recorded: all pictures and their price, or an error and no price."""
+def _order(job: ClaimedJob, index: int, request: RenderRequest) -> Order:
+    """Return what may be bought: a job's money is divided among its pictures to the last micro-dollar."""
+    share, odd = divmod(job.micro_usd, job.n)
+    return Order(job_id=job.job_id, index=index, request=request, micro_usd=share + (index < odd))
+
+
+def _outcome(one: _Job, generator: Generator | Buyer) -> JobOutcome:
+    """Return what is recorded: all pictures and their price, or an error and no price.
+
+    A bought picture has been paid for already: the store adds what the job's calls have cost.
+    """
     failed = one.error is not None
+    free = failed or isinstance(generator, Buyer)
     return JobOutcome(
         job_id=one.job.job_id,
         state=JobState.FAILED if failed else JobState.SUCCEEDED,
-        micro_usd=0 if failed else one.job.micro_usd,
+        micro_usd=0 if free else one.job.micro_usd,
         pictures=() if failed else tuple(one.pictures),
         seconds=one.seconds,
         model_id=generator.model_id,

@@ -15,7 +15,18 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from routet2i.contracts import Claim, ClaimedJob, JobOutcome, MicrobatchState, new_id
+from routet2i.contracts import (
+    Bought,
+    CallState,
+    Claim,
+    ClaimedJob,
+    JobOutcome,
+    MicrobatchState,
+    Permit,
+    Withheld,
+    new_id,
+)
+from routet2i.errors import GenerationFailed
 from routet2i.execution import RenderRequest
 
 
@@ -33,6 +44,19 @@ class _Row:
     outcomes: dict[str, JobOutcome] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True)
+class FakeCall:
+    """What the database would hold of one paid call."""
+
+    job_id: str
+    index: int
+    cost_max: int
+    state: CallState = CallState.INTENT
+    remote_id: str | None = None
+    sha256: str | None = None
+    error: str | None = None
+
+
 class FakeStore:
     """The worker's half of the repository, in memory; `execution.Store` and `worker.WorkerStore`."""
 
@@ -45,6 +69,7 @@ class FakeStore:
         self.releases: list[tuple[str, str]] = []  # (microbatch id, reason)
         self.recorded: list[list[str]] = []  # job ids of each record that was accepted: one transaction each
         self.beats: dict[str, str] = {}  # worker -> state
+        self.calls: dict[str, FakeCall] = {}
 
     def add(self, jobs: Sequence[ClaimedJob], *, tier: str, width: int = 64, height: int = 64) -> str:
         """Make a ready microbatch and return its id."""
@@ -127,6 +152,47 @@ class FakeStore:
             self.releases.append((claim.microbatch_id, reason))
         return released
 
+    def intend(
+        self, claim: Claim, *, job_id: str, index: int, cost_max: int, repeatable: bool
+    ) -> Permit | Bought | Withheld:
+        """See `execution.CallBook.intend`; its money has no end, and a lost picture is not bought again."""
+        with self._lock:
+            if self._hold(claim) is None:
+                return Withheld.STALE
+            if job_id in self._cancelled:
+                return Withheld.CANCELLED
+            for call_id, call in self.calls.items():
+                if (call.job_id, call.index) != (job_id, index) or call.state is CallState.VOID:
+                    continue
+                if call.sha256 is not None:
+                    return Bought(sha256=call.sha256)
+                if call.state is not CallState.INTENT:
+                    return Withheld.UNKNOWN_CHARGE
+                return Permit(call_id=call_id, idem_key=call_id, remote_id=call.remote_id, resumed=True)
+            call_id = new_id()
+            self.calls[call_id] = FakeCall(job_id=job_id, index=index, cost_max=cost_max)
+            return Permit(call_id=call_id, idem_key=call_id, remote_id=None, resumed=False)
+
+    def accept_call(self, call_id: str, *, remote_id: str) -> None:
+        """See `execution.CallBook.accept_call`."""
+        self.calls[call_id].remote_id = remote_id
+
+    def settle_call(
+        self, call_id: str, *, cost: int, image_sha256: str | None, error: str | None = None
+    ) -> int:
+        """See `execution.CallBook.settle_call`."""
+        call = self.calls[call_id]
+        call.state, call.sha256, call.error = CallState.CHARGED, image_sha256, error
+        return max(0, cost - call.cost_max)
+
+    def doubt_call(self, call_id: str, *, error: str) -> None:
+        """See `execution.CallBook.doubt_call`."""
+        self.calls[call_id].state, self.calls[call_id].error = CallState.UNKNOWN, error
+
+    def void_call(self, claim: Claim, call_id: str, *, error: str) -> None:
+        """See `execution.CallBook.void_call`."""
+        self.calls[call_id].state, self.calls[call_id].error = CallState.VOID, error
+
     def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
         """See `worker.WorkerStore.beat`."""
         self.beats[worker] = state
@@ -162,6 +228,13 @@ class FakePictures:
         name = hashlib.sha256(png).hexdigest()
         self.stored[name] = png
         return name
+
+    def read(self, sha256: str) -> bytes:
+        """Return a stored picture; see `execution.Pictures.read`."""
+        try:
+            return self.stored[sha256]
+        except KeyError:
+            raise GenerationFailed(f"picture {sha256} is gone") from None
 
 
 class FakeGenerator:

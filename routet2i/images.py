@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from routet2i.errors import StoreFull, UsageError
+from routet2i.errors import GenerationFailed, StoreFull, UsageError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LOW_WATER_BYTES = 1 << 30  # below 1 GiB the database beside the pictures is in danger, too
@@ -81,6 +81,17 @@ class ImageStore:
                 raise StoreFull(f"no room for a picture in {self.root}; free some space") from error
             raise
         return name
+
+    def read(self, sha256: str) -> bytes:
+        """Return a stored picture.
+
+        Raises:
+            GenerationFailed: it is gone.
+        """
+        try:
+            return self.path_of(sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise GenerationFailed(f"picture {sha256} was bought, but is gone from the store") from error
 
     def sweep_temporary(self, *, older_than_seconds: float = STALE_SECONDS) -> int:
         """Delete temporary files that their writers left behind, and return how many."""

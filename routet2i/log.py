@@ -4,6 +4,7 @@ It knows formats and redaction. It does not know what happened: callers use `str
 events; prompts never appear, their hash and length do. Lines of other libraries pass through the same chain.
 """
 
+import json
 import logging
 import re
 import sys
@@ -12,13 +13,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import structlog
+from pydantic import SecretStr
 
 from routet2i.settings import Settings
 
 _URL_SECRET = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")  # user:password of any URL
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline: terminals obey them
 _HIDDEN = "***"
-_TALKATIVE = ("celery.worker.strategy", "celery.app.trace")  # two lines a task, with a stranger's arguments
+SHORTEST_KEY = 4  # characters: hiding fewer would hide other words
+_TALKATIVE = (
+    *("celery.worker.strategy", "celery.app.trace"),  # two lines a task, with a stranger's arguments
+    *("httpx2", "httpcore2"),  # a line a request
+)
 
 Processor = Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]
 
@@ -91,13 +97,26 @@ def redactor(settings: Settings) -> Processor:
 
 
 def _secrets(settings: Settings) -> set[str]:
-    """Return the passwords inside the URLs that this process was given."""
+    """Return the passwords inside the URLs that this process was given, and its providers' keys."""
     found = set()
     for url in (settings.database_url, settings.broker_url):
         password = urlsplit(url.get_secret_value()).password if url is not None else None
         if password:
             found |= {password, unquote(password)}
+    if settings.api_keys is not None:
+        found |= {text for text in _texts(settings.api_keys) if len(text) >= SHORTEST_KEY}
     return found
+
+
+def _texts(keys: SecretStr) -> set[str]:
+    """Return the whole setting, which may be a bare key by mistake, and the texts in it."""
+    whole = keys.get_secret_value()
+    try:
+        found = json.loads(whole)
+    except ValueError:
+        found = None
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    return {whole, *(text for text in inner if isinstance(text, str))}
 
 
 def _add(**fields: str) -> Processor:

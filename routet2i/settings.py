@@ -4,7 +4,9 @@ It knows names, defaults and ranges. It opens nothing: no database, no broker, n
 metric tables.
 """
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from routet2i.errors import UsageError
 from routet2i.metrics import MetricSet, read_metrics
 from routet2i.tiers import Tiers, packaged, read_tiers
 
@@ -54,6 +57,9 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0; beats the tier file")
     tier: str | None = Field(None, description="the tier that a worker process serves")
+    api_keys: SecretStr | None = Field(
+        None, description='keys of paid providers by tier, a JSON object: {"cloud": "sk-..."}'
+    )
     window_jobs: int = Field(512, ge=1, le=100_000, description="most jobs in one decision window")
     window_seconds: float = Field(
         1.0, gt=0, description="longest wait of a job for its window to close; a full window closes at once"
@@ -112,6 +118,25 @@ class Settings(BaseSettings):
     def pictures(self) -> Path:
         """Return the folder of the content-addressed picture store."""
         return self.home.resolve() / "images"
+
+    def api_key(self, tier: str) -> SecretStr:
+        """Return the key that a tier's provider wants.
+
+        Raises:
+            UsageError: there is none, or the setting is no JSON object of texts; the text tells no key.
+        """
+        text = (self.api_keys.get_secret_value() if self.api_keys is not None else "") or "{}"
+        try:
+            keys = json.loads(text)
+        except ValueError:
+            keys = None
+        if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+            raise UsageError('ROUTET2I_API_KEYS is no JSON object of texts; write {"TIER": "KEY"}')
+        if not keys.get(tier):
+            raise UsageError(f'no key for tier {tier!r}; export ROUTET2I_API_KEYS=\'{{"{tier}": "KEY"}}\'')
+        if not re.fullmatch(r"[\x21-\x7e]+", keys[tier]):
+            raise UsageError(f"the key of tier {tier!r} has signs that no HTTP header can carry")
+        return SecretStr(keys[tier])
 
     def read_metrics(self) -> MetricSet:
         """Return the deployment's metrics; raises MetricError."""

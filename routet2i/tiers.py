@@ -1,7 +1,7 @@
 """Tiers are data: a TOML file, one table per tier, read and validated here.
 
-This module knows names, prices and shapes. It does not know how a model is loaded (`routet2i.models`)
-nor which tier a job deserves (`scheduler`).
+This module knows names, prices and shapes. It does not know how a model is loaded (`routet2i.models`), how
+somebody else's is asked (`routet2i.provider`) nor which tier a job deserves (`scheduler`).
 """
 
 import re
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from routet2i.contracts import TierKind
 from routet2i.errors import TierError
@@ -20,6 +21,8 @@ REVISION = re.compile(r"[0-9a-f]{40}")
 POCKET = "pocket:"  # model prefix: a folder shipped in this package
 SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 PIXELS_PER_MEGAPIXEL = 1_000_000
+HTTP = "http"  # kind, in the file, of a cloud tier that is somebody's HTTP interface
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DTYPES = ("float32", "float16", "bfloat16")
 ROUTING = ("edge", "cloud", "tiers", "predictor")  # keys of [routing]
 DEFAULT_PREDICTOR = "cold_start"  # for natural prompts and any pair of models
@@ -50,6 +53,12 @@ class TierProfile:
     )  # "WIDTHxHEIGHT" -> price of such a picture
     seconds_per_image: float | None = None  # of the device, at the tier's own size; None = not known
     max_backlog: int | None = None  # pictures that may be assigned to it and not drawn yet; None = any number
+    endpoint: str | None = None  # of somebody's HTTP interface that draws; None = a model of our own
+    timeout_seconds: float = 120.0  # for one answer of it
+    idempotent: bool = False  # it bills an Idempotency-Key once, however often it is sent
+    requests_at_once: int = 4  # to it, by one worker
+    sends_seed: bool = False  # it takes a parameter `seed`
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)  # sent with every request
 
     def price(self, n: int, *, width: int | None = None, height: int | None = None) -> int:
         """Return what `n` pictures cost, in micro-dollars: what is shown, reserved and charged.
@@ -108,7 +117,7 @@ def task_name(kind: TierKind) -> str:
 
 
 def packaged(name: str) -> Path:
-    """Return the path of a tier file shipped in the package (`pocket`, `sd21-sd3`, `turbo-sdxl`)."""
+    """Return the path of a tier file shipped in the package (`pocket`, `pocket-openai` ...)."""
     return Path(str(files("routet2i"))) / "profiles" / f"{name}.toml"
 
 
@@ -196,6 +205,16 @@ def _chosen(
     return (edge, *(name for name in named if name not in (edge, cloud)), cloud)
 
 
+_HTTP_KEYS: Mapping[str, tuple[type, Any]] = {  # of a tier of kind http, beside those of every tier
+    "endpoint": (str, ...),
+    "timeout_seconds": (float, 120.0),
+    "idempotent": (bool, ...),
+    "requests_at_once": (int, 4),
+    "sends_seed": (bool, False),
+    "parameters": (dict, None),
+}
+_OWN_MODEL = ("revision", "variant", "dtype", "device", "steps", "guidance")  # keys of a model of our own
+_RESERVED = ("model", "prompt", "n", "size", "seed", "stream")  # parameters that a worker sets itself
 _KEYS: Mapping[str, tuple[type, Any]] = {  # key -> type, default (... = required)
     "kind": (str, ...),
     "queue": (str, None),
@@ -216,7 +235,7 @@ _KEYS: Mapping[str, tuple[type, Any]] = {  # key -> type, default (... = require
     "seconds_per_image": (float, None),
     "max_backlog": (int, None),
 }
-_CALLED = {str: "text", int: "whole number", float: "number", dict: "table"}
+_CALLED = {str: "text", int: "whole number", float: "number", dict: "table", bool: "true or false"}
 _RANGES = {
     "steps": (1, 1000),
     "width": (8, 4096),
@@ -225,6 +244,7 @@ _RANGES = {
     "microbatch_size": (1, 1024),
     "micro_usd_per_megapixel_step": (0, 10**9),
     "max_backlog": (1, 10**9),
+    "requests_at_once": (1, 64),
 }
 
 
@@ -234,10 +254,12 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
         raise TierError(f"{where} use letters, digits, '.', '_' and '-' for a tier's name")
     if not isinstance(table, dict):
         raise TierError(f"{where} must be a table")
-    if unknown := sorted(set(table) - set(_KEYS)):
-        raise TierError(f"{where} unknown key {unknown[0]!r}; known: {', '.join(_KEYS)}")
+    http = table.get("kind") == HTTP
+    keys = _http_keys() if http else _KEYS
+    if unknown := sorted(set(table) - set(keys)):
+        raise TierError(f"{where} unknown key {unknown[0]!r}; known: {', '.join(keys)}")
     values: dict[str, Any] = {}
-    for key, (wanted, default) in _KEYS.items():
+    for key, (wanted, default) in keys.items():
         value = table.get(key, default)
         if value is ...:
             raise TierError(f"{where} needs {key}")
@@ -252,8 +274,11 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
     values["queue"] = values["queue"] or name
     if not NAME.fullmatch(values["queue"]):
         raise TierError(f"{where} queue = {values['queue']!r} may hold letters, digits, '.', '_' and '-'")
+    if http:
+        values |= {"kind": TierKind.CLOUD.value, "revision": None, "variant": None, "dtype": DTYPES[0]}
+        values |= {"device": HTTP, "gpu_class": HTTP, "steps": 1, "guidance": 0.0}
     if values["kind"] not in list(TierKind):
-        raise TierError(f"{where} kind = {values['kind']!r} must be edge or cloud")
+        raise TierError(f"{where} kind = {values['kind']!r} must be edge, cloud or http")
     values["kind"] = TierKind(values["kind"])
     if values["dtype"] not in DTYPES:
         raise TierError(f"{where} dtype = {values['dtype']!r} must be one of {', '.join(DTYPES)}")
@@ -265,8 +290,43 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
     values["prices"] = _prices(where, values["prices"] or {})
     if values["seconds_per_image"] is not None and not 0.0 < values["seconds_per_image"] <= 3600.0:
         raise TierError(f"{where} seconds_per_image must be above 0 and at most 3600")
-    _check_model(where, values, base=path.parent)
+    if http:
+        _check_http(where, values)
+    else:
+        _check_model(where, values, base=path.parent)
     return TierProfile(name=name, **values)
+
+
+def _http_keys() -> Mapping[str, tuple[type, Any]]:
+    own = {key: kind for key, kind in _KEYS.items() if key not in (*_OWN_MODEL, "gpu_class")}
+    return {**own, **_HTTP_KEYS}
+
+
+def _check_http(where: str, values: dict[str, Any]) -> None:
+    """Refuse an address that would leak, and parameters that are not ours to fix; tidy both in place."""
+    endpoint = values["endpoint"].rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port  # raises if it is none
+    except ValueError as error:
+        raise TierError(f"{where} endpoint = {endpoint!r} is no address: {error}") from None
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    if not secure or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+        raise TierError(
+            f'{where} endpoint must be like "https://api.example.com/v1": https (http on loopback only), '
+            "and neither a name, a password nor parameters in it: keys belong into ROUTET2I_API_KEYS"
+        )
+    values["endpoint"] = endpoint
+    if not re.fullmatch(r"[\w./:@+-]{1,128}", values["model"]):
+        raise TierError(f"{where} model = {values['model']!r} must be the provider's name of a model")
+    if not 1.0 <= values["timeout_seconds"] <= 600.0:
+        raise TierError(f"{where} timeout_seconds = {values['timeout_seconds']} must be from 1 to 600")
+    values["parameters"] = dict(values["parameters"] or {})
+    for key, value in values["parameters"].items():
+        if key in _RESERVED:
+            raise TierError(f"{where} parameters: {key} is set for each picture; leave it out")
+        if type(value) not in (str, int, float, bool):
+            raise TierError(f"{where} parameters: {key} must be a text, a number, true or false")
 
 
 def _prices(where: str, table: Mapping[str, Any]) -> dict[str, int]:

@@ -18,8 +18,8 @@ from celery.worker import state as celery_state
 
 from routet2i.celery_app import LOAD_SECONDS, LONGEST_SECONDS, make_celery
 from routet2i.contracts import MESSAGE_VERSION, TierKind
-from routet2i.errors import DeviceFault, MissingModels, ServiceUnavailable, TierError
-from routet2i.execution import Generator, Outcome, Scorer, Store, run_microbatch
+from routet2i.errors import DeviceFault, MissingModels, ServiceUnavailable, TierError, UsageError
+from routet2i.execution import Buyer, Generator, Outcome, Scorer, Store, run_microbatch
 from routet2i.fakes import FakeGenerator, FakeScorer
 from routet2i.heartbeat import Beats, Heartbeat
 from routet2i.images import ImageStore
@@ -38,7 +38,7 @@ class WorkerStore(Store, Beats, Protocol):
 
 
 OpenStore = Callable[[Settings], WorkerStore]
-Load = Callable[[Settings, TierProfile], tuple[Generator, Scorer]]
+Load = Callable[[Settings, TierProfile], tuple[Generator | Buyer, Scorer]]
 
 
 def served_tier(settings: Settings, *, kind: TierKind) -> TierProfile:
@@ -113,11 +113,15 @@ class Renderer:
         return store
 
     @cached_property
-    def models(self) -> tuple[Generator, Scorer]:
+    def models(self) -> tuple[Generator | Buyer, Scorer]:
         """Generator and scorer, loaded once."""
         if self._settings.fake_models:
-            distinct = self._settings.fake_pictures == "distinct"
-            return FakeGenerator(distinct=distinct), FakeScorer(self._settings.read_metrics().names)
+            scorer = FakeScorer(self._settings.read_metrics().names)
+            if self._profile.endpoint is not None:
+                from routet2i.buying import open_buyer  # an HTTP client that other workers need not load
+
+                return open_buyer(self._settings, self._profile), scorer
+            return FakeGenerator(distinct=self._settings.fake_pictures == "distinct"), scorer
         share_cores()
         try:
             return self._load(self._settings, self._profile)
@@ -200,6 +204,13 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
             set_up_log()  # Celery does it later
             _log.critical("no_broker", remedy="set ROUTET2I_BROKER_URL or type: routet2i up")
             raise SystemExit(ServiceUnavailable.exit_code)
+        if sender.app is app and profile.endpoint is not None:
+            try:
+                settings.api_key(profile.name)
+            except UsageError as error:
+                set_up_log()
+                _log.critical("no_key", tier=profile.name, remedy=str(error))
+                raise SystemExit(error.exit_code) from None
 
     def begin(sender: Any, **_: Any) -> None:
         if sender.app is not app:

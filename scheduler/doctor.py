@@ -24,11 +24,12 @@ from routet2i.pocket import folder
 from routet2i.settings import Settings
 from routet2i.tiers import POCKET
 from scheduler import broker
+from scheduler.endpoints import refuse_unusable, silence_of
 from scheduler.local import find_broker, running
 from scheduler.predictor.interface import LIVE, find_network, open_predictor, resolve
 from scheduler.speeds import Speeds
 
-BASE = ("celery", "kombu", "redis", "SQLAlchemy", "alembic", "pydantic-settings")
+BASE = ("celery", "kombu", "redis", "SQLAlchemy", "alembic", "pydantic-settings", "httpx2")
 MODELS = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "safetensors")
 MIN_FREE_BYTES = 1_000_000_000  # the workers' own low-water mark (reliability.md, section 8)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -60,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _models,
         _flower,
         _tiers,
+        _endpoints,
         _metrics,
         _predictor,
         _pocket,
@@ -143,6 +145,19 @@ def _tiers(settings: Settings) -> Finding:
         f"{name} ${tiers[name].micro_usd_per_image / 1e6:g} a picture" for name in (tiers.edge, tiers.cloud)
     )
     return _finding("tiers", Level.OK, f"{prices} ({tiers.source})")
+
+
+def _endpoints(settings: Settings) -> Finding:
+    tiers = settings.read_tiers()
+    paid = [tiers[name] for name in tiers.routed if tiers[name].endpoint is not None]
+    for profile in paid:
+        refuse_unusable(settings, profile)
+    for profile in paid:
+        if (silence := silence_of(profile)) is not None:
+            remedy = f"look at [tier.{profile.name}] endpoint and at your network; behind a proxy ignore this"
+            return _finding("endpoints", Level.WARN, silence, remedy)
+    told = ", ".join(f"{profile.name} buys at {profile.endpoint}" for profile in paid)
+    return _finding("endpoints", Level.OK, told or "no tier is paid")
 
 
 def _metrics(settings: Settings) -> Finding:

@@ -7,7 +7,7 @@ It knows where the store and the models come from. What a task does is `routet2i
 from db.repository import Repository
 from db.session import check_schema, make_engine
 from routet2i.contracts import TierKind
-from routet2i.execution import Generator, Scorer
+from routet2i.execution import Buyer, Generator, Scorer
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile
 from routet2i.worker import make_worker
@@ -20,7 +20,7 @@ def open_store(settings: Settings) -> Repository:
     return Repository(engine)
 
 
-def load(settings: Settings, profile: TierProfile) -> tuple[Generator, Scorer]:
+def load(settings: Settings, profile: TierProfile) -> tuple[Generator | Buyer, Scorer]:
     """Load the tier's models; raises ModelError."""
     from worker_cloud import pipeline
 

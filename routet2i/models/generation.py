@@ -45,8 +45,13 @@ def load_generator(profile: TierProfile, *, device: str) -> "DiffusersGenerator"
         device: auto (CUDA if there is any), cpu, cuda, cuda:0 ...
 
     Raises:
-        ModelError: the folder or the commit cannot be loaded, or is of another architecture.
+        ModelError: the folder or the commit cannot be loaded, or is of another architecture; or the tier is
+            somebody's HTTP interface.
     """
+    if profile.endpoint is not None:
+        raise ModelError(
+            f"tier {profile.name!r} is drawn at {profile.endpoint}; there is no model to load here"
+        )
     source = model_folder(profile.model)
     local = source is not None
     where: dict[str, Any] = {"revision": profile.revision, "local_files_only": local}

@@ -1,4 +1,4 @@
-"""`budget show|set|ledger`: what may be spent, by whom and until when; limits are set here.
+"""`budget show|set|ledger`, and the group: what may be spent, by whom and until when; limits are set here.
 
 It parses and prints; policies and periods are `db.budgets`, reading is `db.balances`.
 """
@@ -21,6 +21,7 @@ from routet2i.settings import Settings
 from scheduler.budget import purse_of
 from scheduler.cli.batches import Json, micro_usd
 from scheduler.cli.people import who
+from scheduler.cli.reconcile import reconcile, resume
 from scheduler.cli.results import output_stream
 from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import as_json, console, money, table, write_csv, write_line
@@ -30,6 +31,9 @@ SHOWN = ("scope", "name", "span", "limit", "carried in", "reserved", "spent", "f
 LINE = ("at", "kind", "budget", "period", "from", "to", "usd", "event", "who: why")
 
 budget = typer.Typer(no_args_is_help=True, help="What may be spent: limits, what is left, every movement.")
+
+budget.command()(reconcile)
+budget.command()(resume)
 
 ScopeArgument = Annotated[
     Scope | None, typer.Argument(help="batch, client or deployment; none: all.", show_default=False)
@@ -58,6 +62,19 @@ def show(
         write_line(as_json(found))
         return
     out = console()
+    for tier, overrun in repository.paused_tiers().items():
+        out.print(
+            f"tier {tier} is paused: it billed {money(overrun)} more than its prices; mend them in the tier "
+            f"file, then type: {typed(ctx)} budget resume {tier}",
+            soft_wrap=True,
+        )
+    lost, most = repository.unknown_calls()
+    if lost:
+        out.print(
+            f"{lost} paid calls may have cost {money(most)}, counted as spent; find out with the provider's "
+            f"usage export: {typed(ctx)} budget reconcile FILE",
+            soft_wrap=True,
+        )
     if not found:
         out.print(f"no limit is set; type: {typed(ctx)} budget set deployment --limit 10 --per day")
         return

@@ -14,6 +14,7 @@ import typer
 
 from db import audit as records
 from db.audit import JobStory
+from db.story import CallStory
 from routet2i.contracts import JobState
 from routet2i.errors import UsageError
 from scheduler.allocator import REASONS
@@ -168,6 +169,14 @@ def tell(story: JobStory) -> list[tuple[str, str]]:
         )
         for number, one in enumerate(story.attempts, start=1)
     ]
+    lines += [
+        (
+            "call",
+            f"picture {one.index}: {one.state}, {_billed(one)}, key {one.idem_key}"
+            + (f", {clean(one.error)}" if one.error else ""),
+        )
+        for one in story.calls
+    ]
     if story.error is not None:
         lines.append(("error", f"{story.error_class}: {clean(story.error)}"))
     return lines
@@ -210,6 +219,11 @@ def _predicted(story: JobStory) -> str:
     if means:
         text += f"; mean score {', '.join(means)}"
     return f"{text} ({story.predictor_name} {story.predictor_version})"
+
+
+def _billed(call: CallStory) -> str:
+    known = "bill not known" if call.cost_micro_usd is None else f"billed {money(call.cost_micro_usd)}"
+    return f"{known}, at most {money(call.cost_max_micro_usd)}"
 
 
 def _paid(micro_usd: int | None) -> str:

@@ -188,6 +188,8 @@ def _sources(base: str, *, tiers: Tiers | None) -> tuple[dict[str, Any], dict[st
         if tiers is None:
             raise UsageError(f"encoder {base!r} needs a tier file; set ROUTET2I_TIERS, or use {MINILM}")
         profile = tiers[base.removeprefix(TIER)]
+        if profile.endpoint is not None:
+            raise UsageError(f"tier {profile.name!r} has no text encoder of ours; use {MINILM} as encoder")
         return _pipeline(profile.model, revision=profile.revision)
     return _pipeline(base, revision=None) if base.startswith(POCKET) else _whole(base)
 

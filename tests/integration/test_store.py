@@ -8,14 +8,17 @@ import pytest
 from db.repository import Repository
 from routet2i.contracts import (
     Assignment,
+    Bought,
     Claim,
     ClaimedJob,
     GenerationRequest,
     JobOutcome,
     JobState,
     Microbatch,
+    Permit,
     TierKind,
     WindowPlan,
+    Withheld,
     new_id,
 )
 from routet2i.execution import Store
@@ -167,3 +170,37 @@ def test_a_cancellation_is_seen_by_the_claim_that_holds_the_job(pair: Pair) -> N
     assert store.cancelled(held) == frozenset({held.jobs[1].job_id})
     assert store.record(held, [failed(held.jobs[0].job_id)])
     assert store.finish(held)
+
+
+def test_a_purchase_is_permitted_once_and_its_picture_is_handed_on(pair: Pair) -> None:
+    # Given a claim of two jobs
+    store, ready, cancel = pair
+    microbatch = ready(jobs=2)
+    first = claim(store, microbatch)
+    assert first is not None
+    one, other = (job.job_id for job in first.jobs)
+
+    def ask(of: Claim, job_id: str) -> Permit | Bought | Withheld:
+        return store.intend(of, job_id=job_id, index=0, cost_max=100, repeatable=True)
+
+    # When a picture is permitted, its call may be resumed until it is settled, and then is handed on
+    permit = ask(first, one)
+    assert isinstance(permit, Permit)
+    assert not permit.resumed
+    store.accept_call(permit.call_id, remote_id="r1")
+    again = ask(first, one)
+    assert isinstance(again, Permit)
+    assert (again.resumed, again.remote_id, again.call_id) == (True, "r1", permit.call_id)
+    assert store.settle_call(permit.call_id, cost=100, image_sha256="a" * 64) == 0
+    assert ask(first, one) == Bought(sha256="a" * 64)
+    # And a void one is permitted anew, a cancelled job is not, nor is anything to an old claim
+    second = ask(first, other)
+    assert isinstance(second, Permit)
+    store.void_call(first, second.call_id, error="refused")
+    third = ask(first, other)
+    assert isinstance(third, Permit)
+    assert third.call_id != second.call_id
+    cancel(other)
+    assert ask(first, other) is Withheld.CANCELLED
+    store.release(first, reason="drain")
+    assert ask(first, one) is Withheld.STALE

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from db.session import make_engine, reading
 from routet2i.contracts import JobState, MicrobatchState
 from routet2i.settings import Settings
+from routet2i.tiers import _HTTP_KEYS, _http_keys
 from scheduler.allocator import REASONS
 from scheduler.cli import make_app
 from scheduler.cli.exits import MEANING
@@ -80,6 +81,26 @@ def test_every_command_that_the_budget_page_names_exists_with_its_options() -> N
 
 def _words(line: str) -> list[str]:
     return shlex.split(line.replace("USD", "1"))
+
+
+def test_every_command_of_the_page_about_paid_tiers_exists(tmp_path: Path, sqlite_template: bytes) -> None:
+    # Given what the page tells to type
+    page = (ROOT / "docs" / "http-tier.md").read_text(encoding="utf-8")
+    for line in re.findall(r"^routet2i (.*)$", page, re.MULTILINE):
+        # When it is looked up, then the program knows it
+        words = _words(line)
+        name = " ".join(words[: 2 if words[0] == "budget" else 1])
+        commands()[name].make_context(name, words[len(name.split()) :])
+    # And its table of keys is the tier file's, and its query runs
+    keys = set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE))
+    assert set(_HTTP_KEYS) <= keys <= set(_http_keys())
+    file = tmp_path / "routet2i.db"
+    file.write_bytes(sqlite_template)
+    engine = make_engine(f"sqlite+pysqlite:///{file}")
+    (query,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    with reading(engine) as connection:
+        assert connection.execute(text(query)).all() == []
+    engine.dispose()
 
 
 def test_the_budget_pages_query_balances_on_an_empty_database(tmp_path: Path, sqlite_template: bytes) -> None:

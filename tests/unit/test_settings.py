@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from routet2i.errors import UsageError
+from routet2i.log import redactor
 from routet2i.settings import Settings
 
 
@@ -42,3 +44,35 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
     monkeypatch.setenv(f"ROUTET2I_{name}", value)
     with pytest.raises(ValidationError):
         Settings()
+
+
+def test_a_key_is_found_by_its_tier_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTET2I_API_KEYS", '{"cloud": "sk-canary", "other": ""}')
+    settings = Settings()
+    assert settings.api_key("cloud").get_secret_value() == "sk-canary"
+    assert "canary" not in repr((settings, settings.api_key("cloud")))
+    assert settings.child_environment(defaults={})["ROUTET2I_API_KEYS"].startswith('{"cloud"')
+    event = {"event": "bad sk-canary", "all": '{"cloud": "sk-canary", "other": ""}'}
+    assert "canary" not in str(redactor(settings)(None, "info", event))
+    for tier in ("other", "fog"):
+        with pytest.raises(UsageError, match="no key for tier"):
+            settings.api_key(tier)
+
+
+@pytest.mark.parametrize(
+    "value", ["sk-canary", '["sk-canary"]', '{"cloud": 7}', '{"cloud": "sk canary"}', "{"]
+)
+def test_keys_of_another_form_are_refused_without_showing_them(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ROUTET2I_API_KEYS", value)
+    with pytest.raises(UsageError) as refusal:
+        Settings().api_key("cloud")
+    assert "canary" not in str(refusal.value)
+    assert "canary" not in str(redactor(Settings())(None, "info", {"event": value})["event"])
+
+
+def test_an_empty_variable_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTET2I_API_KEYS", "")
+    with pytest.raises(UsageError, match="no key for tier"):
+        Settings().api_key("cloud")

@@ -155,7 +155,7 @@ def test_a_hub_model_needs_a_pinned_commit(tmp_path: Path) -> None:
         ("steps = 4", "steps = 4.0", "must be a whole number"),
         ("steps = 4", "steps = true", "must be a whole number"),
         ("width = 64", "width = 60", "multiple of 8"),
-        ('kind = "edge"', 'kind = "fog"', "edge or cloud"),
+        ('kind = "edge"', 'kind = "fog"', "edge, cloud or http"),
         ("guidance = 1", "guidance = nan", "from 0 to 50"),
         ("steps = 4", 'steps = 4\ndtype = "float8"', "float32"),
         ("steps = 4", 'steps = 4\nspeed = "fast"', "unknown key 'speed'"),
@@ -181,3 +181,69 @@ def test_a_wrong_value_is_refused_with_file_table_and_remedy(
 def test_an_unknown_tier_names_the_known_ones() -> None:
     with pytest.raises(TierError, match="known: edge, cloud"):
         read_tiers(packaged("pocket"))["fog"]
+
+
+HTTP = """
+[tier.cloud]
+kind = "http"
+endpoint = "https://api.example.com/v1/"
+model = "gpt-image-1"
+idempotent = false
+width = 1024
+height = 1024
+micro_usd_per_image = 70000
+prices = { "1024x1536" = 66000 }
+"""
+
+
+def test_the_packaged_paid_tier_is_complete() -> None:
+    cloud = read_tiers(packaged("pocket-openai"))["cloud"]
+    assert cloud.kind is TierKind.CLOUD
+    assert cloud.endpoint == "https://api.openai.com/v1"
+    assert cloud.parameters["quality"] == "medium"
+    assert not cloud.idempotent
+    assert cloud.price(2, width=1536, height=1024) == 132_000
+
+
+def test_a_paid_tier_needs_no_key_of_a_model_of_our_own(tmp_path: Path) -> None:
+    cloud = read_tiers(write(tmp_path, TIER.format(name="edge", kind="edge") + HTTP))["cloud"]
+    assert (cloud.kind, cloud.endpoint) == (TierKind.CLOUD, "https://api.example.com/v1")
+    assert (cloud.timeout_seconds, cloud.requests_at_once, cloud.microbatch_size) == (120.0, 4, 8)
+    assert (cloud.price(1), cloud.price(1, width=1024, height=1536)) == (70_000, 66_000)
+    assert cloud.task_name == "routet2i.cloud.generate"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "[::1]:8000"])
+def test_plain_http_is_for_loopback(tmp_path: Path, host: str) -> None:
+    text = HTTP.replace("https://api.example.com/v1/", f"http://{host}/v1")
+    assert read_tiers(write(tmp_path, TIER.format(name="edge", kind="edge") + text))["cloud"].endpoint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("https://api", "http://api", "https"),
+        ("https://api.example.com/v1/", "ftp://127.0.0.1/v1", "https"),
+        ("https://api", "https://me:secret@api", "neither a name"),
+        ("v1/", "v1?key=secret", "neither a name"),
+        ("https://api.example.com/v1/", "https:///v1", "https"),
+        ("https://api.example.com/v1/", "https://api:port/v1", "is no address"),
+        ("idempotent = false", "", "needs idempotent"),
+        ("idempotent = false", 'idempotent = "no"', "true or false"),
+        ("idempotent = false", "idempotent = false\nsteps = 4", "unknown key 'steps'"),
+        ("idempotent = false", "idempotent = false\ntimeout_seconds = 0", "from 1 to 600"),
+        ("idempotent = false", "idempotent = false\nrequests_at_once = 65", "from 1 to 64"),
+        ("idempotent = false", "idempotent = false\nparameters = { n = 2 }", "leave it out"),
+        ("idempotent = false", "idempotent = false\nparameters = { x = [1] }", "must be a text"),
+        ("gpt-image-1", "gpt image", "provider's name"),
+    ],
+)
+def test_a_wrong_value_of_a_paid_tier_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    text = TIER.format(name="edge", kind="edge") + HTTP.replace(old, new, 1)
+    with pytest.raises(TierError, match=told):
+        read_tiers(write(tmp_path, text))
+
+
+def test_an_edge_tier_takes_no_endpoint(tmp_path: Path) -> None:
+    with pytest.raises(TierError, match="unknown key 'endpoint'"):
+        read_tiers(write(tmp_path, PAIR.replace("steps = 4", 'steps = 4\nendpoint = "https://a/v1"', 1)))
