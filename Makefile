@@ -10,10 +10,10 @@ KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/d
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test lint bench routing allocation lock
+.PHONY: help setup install demo up test lint bench routing allocation chaos chaos-full lock
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## make .venv, or find it current
 	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(KEY)" ]; then $(MAKE) --no-print-directory install; fi
@@ -49,6 +49,25 @@ routing: setup ## measure every router, write docs/routing.md; DATA=FOLDER of ra
 
 allocation: setup ## measure money and windows, write reports/allocation.json; PARTS="speed windows" for some
 	$(BIN)/python -m tests.allocation $(if $(PARTS),--parts $(PARTS))
+
+chaos: setup ## break everything for ten minutes, write reports/chaos.json
+	$(BIN)/python -m tests.chaos --database sqlite --jobs 600 --faults 24 --report reports/chaos.json
+	$(BIN)/python -m tests.chaos --database postgresql --jobs 600 --faults 30 --report reports/chaos.json
+	$(BIN)/python -m tests.chaos --controls --only N1,N3,N4 --report reports/chaos.json
+	$(BIN)/python -m tests.chaos --bare --jobs 600 --report reports/chaos.json
+	$(BIN)/python -m routet2i.figures docs/reliability.md
+
+chaos-full: setup ## 20 seeds x 6,000 jobs x 100 faults on each database: hours
+	$(BIN)/python -m tests.chaos --database postgresql --runs 20 --jobs 6000 --faults 100 --json \
+	  --report reports/chaos.json --part "full, postgresql, broker none"
+	$(BIN)/python -m tests.chaos --database sqlite --runs 20 --jobs 6000 --faults 100 --json \
+	  --report reports/chaos.json --part "full, sqlite, broker none"
+	$(BIN)/python -m tests.chaos --database postgresql --broker aof --jobs 2000 --faults 60 \
+	  --report reports/chaos.json
+	$(BIN)/python -m tests.chaos --database postgresql --alone --jobs 1000 --faults 60 \
+	  --report reports/chaos.json --part "one at a time, postgresql"
+	$(BIN)/python -m tests.chaos --controls --report reports/chaos.json
+	$(BIN)/python -m routet2i.figures docs/reliability.md
 
 lock: setup ## write what is installed to constraints.txt
 	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip \

@@ -41,6 +41,7 @@ from db.clients import ClientRow
 from db.pairs import ShadowPair, ShadowSpending
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
+from routet2i import failpoints
 from routet2i.contracts import (
     Account,
     Arrivals,
@@ -482,16 +483,26 @@ class Repository:
 
     # sweep
 
-    def sweep(self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float) -> SweepReport:
+    def sweep(
+        self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float, innocent: bool = False
+    ) -> SweepReport:
         """Bring back what was lost: messages, claims of dead workers, money; each in its own transaction.
 
         Counts of arrivals that are too old are deleted.
+
+        Args:
+            resend_seconds: silence before a message is sent again.
+            max_deaths: workers one job may kill before it is poison.
+            heartbeat_seconds: pause between two signs of life of a worker.
+            innocent: claims that have ended count no death: the database was away, not their workers.
         """
         resent = write(self.engine, lambda c: sweeping.resend(c, resend_seconds=resend_seconds))
         with reading(self.engine) as connection:
             ended = sweeping.expired_claims(connection)
             forgotten = sweeping.forgotten(connection)
-        expired = [self._expire(microbatch_id, max_deaths=max_deaths) for microbatch_id in ended]
+        if ended:
+            failpoints.reach("mid_sweep")
+        expired = [self._expire(one, max_deaths=max_deaths, innocent=innocent) for one in ended]
         released = [self._release_forgotten(microbatch_id) for microbatch_id in forgotten]
         lost = write(
             self.engine,
@@ -509,8 +520,11 @@ class Repository:
             cancelled=sum(one.cancelled for one in ours),
         )
 
-    def _expire(self, microbatch_id: str, *, max_deaths: int) -> sweeping.Expired | None:
-        return write(self.engine, lambda c: sweeping.expire(c, microbatch_id, max_deaths=max_deaths))
+    def _expire(self, microbatch_id: str, *, max_deaths: int, innocent: bool) -> sweeping.Expired | None:
+        return write(
+            self.engine,
+            lambda c: sweeping.expire(c, microbatch_id, max_deaths=max_deaths, innocent=innocent),
+        )
 
     def _release_forgotten(self, microbatch_id: str) -> bool:
         return write(self.engine, lambda c: sweeping.release_forgotten(c, microbatch_id))

@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 
 from routet2i.errors import RouteT2IError, SchemaMismatch, ServiceUnavailable
 
@@ -28,6 +28,7 @@ TURN_SECONDS = 0.001  # pause between two tries to become SQLite's writer
 STATEMENT_MS = 30_000  # longest statement on PostgreSQL: ten times the slowest we measured, rows in millions
 TRIES = 5  # of a transaction that lost against another one (busy, deadlock, serialization)
 AGAIN = ("40001", "40P01", "55P03")  # PostgreSQL: serialization failure, deadlock, lock not available
+READ_ONLY = "25006"  # PostgreSQL: a standby, or a server that was switched to read-only for a while
 UNDEFINED_TABLE = "42P01"
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_302_912  # any constant: one upgrade at a time on PostgreSQL
@@ -64,7 +65,10 @@ def make_engine(url: str) -> Engine:
             target,
             connect_args={
                 "connect_timeout": 5,
-                "keepalives_idle": 30,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,  # libpq leaves these to the kernel: eleven minutes
+                "keepalives_count": 3,
+                "tcp_user_timeout": 15_000,  # ms without an answer to what was sent: a network that swallows
                 "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             },
             pool_pre_ping=True,
@@ -178,10 +182,12 @@ def _may_repeat(error: DBAPIError) -> bool:
 def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, ProgrammingError) as error:
+    except (OperationalError, InterfaceError, ProgrammingError, InternalError) as error:
         if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE:
             raise SchemaMismatch(f"the database has not our tables; {REMEDY}") from error
         if isinstance(error, ProgrammingError):
+            raise
+        if isinstance(error, InternalError) and getattr(error.orig, "sqlstate", None) != READ_ONLY:
             raise
         raise ServiceUnavailable(
             f"database {_address(engine)} does not answer: {_first_line(error)}; "

@@ -15,6 +15,7 @@ from db import calls
 from db.claims import close, give_back
 from db.closing import OF_MICROBATCH, Held, cancel_jobs, close_jobs, end_claim, held, release_rest, unfinished
 from db.dialects import run
+from routet2i import failpoints
 from routet2i.contracts import JobOutcome, JobState, new_id
 
 LONGEST_RESEND_MS = 300_000  # the pause before a resend doubles up to five minutes
@@ -54,21 +55,24 @@ def expired_claims(connection: Connection) -> Sequence[str]:
     )
 
 
-def expire(connection: Connection, microbatch_id: str, *, max_deaths: int) -> Expired | None:
+def expire(
+    connection: Connection, microbatch_id: str, *, max_deaths: int, innocent: bool = False
+) -> Expired | None:
     """End one claim whose lease has ended and decide what comes next; None if somebody else did.
 
+    A worker that was draining did not die, nor did one whose database was away (`innocent`).
     No unfinished job: done. One, after `max_deaths`: dead, the job failed as poison. Fewer than two deaths:
     ready. Several jobs: split into one microbatch per job, which inherit the deaths. Else ready.
     """
     row = run(
         connection,
         f"""UPDATE microbatch SET lease_until_ms = {{NOW}},
-                deaths = deaths + CASE WHEN EXISTS (
+                deaths = deaths + CASE WHEN :innocent = 1 OR EXISTS (
                     SELECT 1 FROM worker w WHERE w.id = worker_id AND w.state IN ('draining', 'stopped')
                 ) THEN 0 ELSE 1 END
             WHERE id = :id AND state = 'claimed' AND lease_until_ms < {{NOW}}
             RETURNING {OF_MICROBATCH}, deaths""",  # noqa: S608 - a constant
-        {"id": microbatch_id},
+        {"id": microbatch_id, "innocent": int(innocent)},
     ).one_or_none()
     if row is None:
         return None
@@ -134,6 +138,7 @@ def _split(connection: Connection, jobs: Sequence[Row[Any]], *, microbatch: Held
         "UPDATE microbatch SET reserved_left = reserved_left - :divided WHERE id = :parent_id",
         parent | {"divided": sum(left.values())},
     )
+    failpoints.reach("mid_split")
     close(connection, microbatch, state="split")
 
 

@@ -16,6 +16,7 @@ from routet2i.tiers import TierProfile
 
 LONGEST_SECONDS = 300  # a microbatch is packed to last less
 LOAD_SECONDS = 600  # the first task of a process loads the model, from a slow disk if need be
+START_SECONDS = 60.0  # a fresh interpreter imports this package, on cores that are busy with others
 SOFT_LIMIT_SECONDS = LOAD_SECONDS + 3 * LONGEST_SECONDS
 HARD_LIMIT_SECONDS = LOAD_SECONDS + 4 * LONGEST_SECONDS
 VISIBILITY_SECONDS = 3600  # never shortened for recovery, the lease does that; expiry is a duplicate delivery
@@ -59,6 +60,7 @@ def configuration(settings: Settings, *, queues: Sequence[str], role: str) -> di
         "worker_prefetch_multiplier": 1,
         "worker_concurrency": 1,  # one microbatch per device, none hoarded
         "worker_pool_start_method": "spawn",  # a fresh interpreter: CUDA does not survive fork
+        "worker_proc_alive_timeout": START_SECONDS,  # a child slower than its 4 s is killed, again and again
         "worker_soft_shutdown_timeout": LONGEST_SECONDS + 10,  # bounded finish before a cold stop
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # True kills a render on every blip
         "task_soft_time_limit": SOFT_LIMIT_SECONDS,

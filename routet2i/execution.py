@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
 
+from routet2i import failpoints
 from routet2i.contracts import Bought, Claim, ClaimedJob, JobOutcome, JobState, Permit, Picture, Withheld
 from routet2i.errors import (
     DeviceFault,
@@ -31,6 +32,7 @@ SAFETY_SECONDS = 5.0  # a lease is trusted this much less than it lasts: clocks 
 SAFETY_SHARE = 0.2  # ... or this share of it, whichever is less
 MAX_FAILED_RENEWALS = 2
 MAX_ERROR_CHARS = 500  # of an error text that becomes a job's outcome
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
@@ -265,6 +267,7 @@ def run_microbatch(
     claim = store.claim(microbatch_id, tier=profile.name, worker=worker, lease_seconds=lease_seconds)
     if claim is None:
         return Outcome.NOTHING_TO_CLAIM
+    failpoints.reach("after_claim")
     with Lease(store, claim, since=asked) as lease:
         try:
             generator, scorer = load()
@@ -281,6 +284,7 @@ def run_microbatch(
             if not rendered:
                 store.release(claim, reason="drain")
                 return Outcome.RELEASED
+            failpoints.reach("before_done")
             return Outcome.DONE if store.finish(claim) else Outcome.LEASE_LOST
         except LeaseLost:
             return Outcome.LEASE_LOST
@@ -334,6 +338,7 @@ def _render(
         ]
         if final and not store.record(claim, [_outcome(one, generator) for one in final]):
             raise LeaseLost(f"a newer claim of microbatch {claim.microbatch_id} exists")
+        failpoints.reach("after_outcome")
         if stop is not None and stop.is_set() and None in made:
             return False
         if all(isinstance(one, UnknownCharge) for one in made):
@@ -342,7 +347,7 @@ def _render(
 
 
 def _drawn(generator: Generator, requests: Sequence[RenderRequest]) -> Sequence[bytes | Exception]:
-    return _attempt(lambda: generator.generate(requests), len(requests))
+    return _attempt(generator.generate, requests)
 
 
 def _keep_group(
@@ -362,7 +367,8 @@ def _keep_group(
         if isinstance(png, bytes)
     ]
     judged = _attempt(
-        lambda: scorer.score([p for _, _, p in good], [r.prompt for _, r, _ in good]), len(good)
+        lambda some: scorer.score([png for _, _, png in some], [request.prompt for _, request, _ in some]),
+        good,
     )
     for (job_id, index), request, png, scores in ((*g, s) for g, s in zip(good, judged, strict=True)):
         if isinstance(scores, Exception):
@@ -383,19 +389,25 @@ def _keep_group(
             jobs[job_id].error = result
 
 
-def _attempt(work: Callable[[], Sequence[_T]], count: int) -> Sequence[_T | Exception]:
-    """Return the work's results, or its error once per picture: an unknown fault must not loop for ever."""
-    if not count:
+def _attempt(work: Callable[[Sequence[_S]], Sequence[_T]], items: Sequence[_S]) -> Sequence[_T | Exception]:
+    """Return the work's results, or an error in place of each that fails by itself too.
+
+    An unknown fault of a group must neither fail the neighbours of the guilty one nor loop for ever.
+    """
+    if not items:
         return []
     try:
-        return work()
+        return work(items)
     except RouteT2IError as error:
-        if isinstance(error, GenerationFailed):
-            return [error] * count
-        raise
+        if not isinstance(error, GenerationFailed):
+            raise
+        failed: Exception = error
     except Exception as error:
-        _log.exception("group_failed", pictures=count)
-        return [error] * count
+        _log.exception("group_failed", pictures=len(items))
+        failed = error
+    if len(items) == 1:
+        return [failed]
+    return [result for item in items for result in _attempt(work, [item])]
 
 
 def _request(claim: Claim, job: ClaimedJob, index: int) -> RenderRequest:

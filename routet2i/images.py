@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from routet2i import failpoints
 from routet2i.errors import GenerationFailed, StoreFull, UsageError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -72,8 +73,10 @@ class ImageStore:
                 file.write(png)
                 file.flush()
                 os.fsync(file.fileno())
+            failpoints.reach("after_tmp")
             temporary.replace(target)
             _sync(target.parent)
+            failpoints.reach("after_replace")
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from routet2i.errors import UsageError
@@ -97,6 +97,17 @@ class Settings(BaseSettings):
     fake_pictures: Literal["distinct", "same"] = Field(
         "distinct", description="what the fakes draw: a picture per prompt and seed, or one and the same"
     )
+    testing: bool = Field(False, description="allows what only tests may do: failpoints")
+    failpoint: str | None = Field(
+        None, description="NAME:N, the process dies at the N-th pass of a place (tests)"
+    )
+
+    @field_validator("failpoint")
+    @classmethod
+    def _only_for_tests(cls, failpoint: str | None, info: ValidationInfo) -> str | None:
+        if failpoint is not None and not info.data.get("testing"):
+            raise ValueError("it kills this process, so it is refused unless ROUTET2I_TESTING=1")
+        return failpoint
 
     @property
     def database(self) -> str:

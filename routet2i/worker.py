@@ -16,6 +16,7 @@ import structlog
 from celery import Celery, signals
 from celery.worker import state as celery_state
 
+from routet2i import failpoints, strategy
 from routet2i.celery_app import LOAD_SECONDS, LONGEST_SECONDS, make_celery
 from routet2i.contracts import MESSAGE_VERSION, TierKind
 from routet2i.errors import DeviceFault, MissingModels, ServiceUnavailable, TierError, UsageError
@@ -169,6 +170,7 @@ class Renderer:
             timer.cancel()
         self._faults = 0
         _log.info("microbatch", microbatch=microbatch_id, outcome=outcome.value)
+        failpoints.reach("before_ack")
         return outcome
 
 
@@ -181,10 +183,11 @@ def make_worker(
         module: name of the module that holds the application: a spawned pool process imports it again.
     """
     profile = served_tier(settings, kind=kind)
+    failpoints.arm(settings.failpoint)
     app = make_celery(settings, profile=profile, include=[module])
     renderer = Renderer(settings, profile=profile, open_store=open_store, load=load)
 
-    @app.task(name=profile.task_name, bind=True, shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name=profile.task_name, bind=True, shared=False, Strategy=strategy.NAME)  # type: ignore[untyped-decorator]
     def generate(task: Any, **message: Any) -> None:
         renderer.render(message, worker=task.request.hostname)
 

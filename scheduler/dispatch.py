@@ -11,6 +11,7 @@ import structlog
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from routet2i import failpoints
 from routet2i.celery_app import make_celery
 from routet2i.contracts import MESSAGE_VERSION, SentMicrobatch
 from routet2i.errors import ServiceUnavailable
@@ -42,6 +43,8 @@ def send_ready(
     limits = {name: sent_per_slot * max(1, live.get(name, 0)) for name in tiers.profiles}
     published = 0
     sent = repository.mark_sent(limits=limits)
+    if sent:
+        failpoints.reach("commit_before_publish")
     for microbatch in sent:
         try:
             publish(microbatch, tiers[microbatch.tier])

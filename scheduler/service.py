@@ -86,7 +86,9 @@ class Windows(Records, Protocol):
 class Sweeps(Protocol):
     """What a sweep needs of `db.repository.Repository`."""
 
-    def sweep(self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float) -> SweepReport:
+    def sweep(
+        self, *, resend_seconds: float, max_deaths: int, heartbeat_seconds: float, innocent: bool
+    ) -> SweepReport:
         """Bring back what was lost."""
 
 
@@ -247,12 +249,13 @@ def decide(
     return plan, decision.markets
 
 
-def sweep(repository: Sweeps, *, settings: Settings) -> SweepReport:
-    """Bring back what was lost, by the settings' deadlines."""
+def sweep(repository: Sweeps, *, settings: Settings, innocent: bool = False) -> SweepReport:
+    """Bring back what was lost, by the settings' deadlines; `innocent` claims have no death counted."""
     report = repository.sweep(
         resend_seconds=settings.resend_seconds,
         max_deaths=settings.max_deaths,
         heartbeat_seconds=HEARTBEAT_SECONDS,
+        innocent=innocent,
     )
     if report != SweepReport():
         _log.info("swept", **{name: getattr(report, name) for name in SweepReport.__slots__})
@@ -319,6 +322,7 @@ class Scheduler:
         self._waiting_since: float | None = None  # by `clock`: when a window could first have been opened
         self._term: int | None = None
         self._trusted_until = 0.0  # by `clock`
+        self._innocent_until = 0.0  # by `clock`: claims that end before could not be renewed, by anybody
         self._work_ready = threading.Event()  # wakes the dispatcher
         self._ended = threading.Event()  # stops it
         self._dispatch_error: Exception | None = None  # what stopped it
@@ -355,7 +359,8 @@ class Scheduler:
                     renew_due = self._clock() + self._renew()
                 if self.leads and self._clock() >= sweep_due:
                     sweep_due = self._clock() + SWEEP_SECONDS
-                    sweep(self._repository, settings=self._settings)
+                    innocent = self._clock() < self._innocent_until
+                    sweep(self._repository, settings=self._settings, innocent=innocent)
                     self._work_ready.set()
                 if self.leads and self._clock() >= window_due:
                     window_due = self._clock() + self._window()
@@ -370,6 +375,7 @@ class Scheduler:
                 renew_due = self._clock() + ELECT_SECONDS
             except ServiceUnavailable as error:
                 _log.warning("database_unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                self._innocent_until = self._clock() + RETRY_SECONDS + self._settings.lease_seconds
                 stop.wait(RETRY_SECONDS)
                 continue
             due = min(renew_due, sweep_due, window_due) if self.leads else renew_due

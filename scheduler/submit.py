@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from routet2i import failpoints
 from routet2i.contracts import (
     NAME,
     SHADOW_CLIENT,
@@ -339,7 +340,9 @@ def _write(
 
     def commit(cursor_line: int) -> None:
         if requests or rejections:
+            failpoints.reach("mid_ingest")
             repository.add_jobs(opened.batch_id, requests, rejections, cursor_line=cursor_line)
+            failpoints.reach("after_ingest_commit")
             requests.clear()
             rejections.clear()
         if progress is not None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from db.repository import Repository
 from db.session import check_schema, make_engine
+from routet2i import failpoints
 from routet2i.errors import MissingModels, SchemaMismatch, UsageError
 from routet2i.settings import Settings
 
@@ -35,12 +36,14 @@ def read_settings(ctx: typer.Context) -> Settings:
     """
     home: Path | None = ctx.find_root().params.get("home")
     try:
-        return Settings() if home is None else Settings(home=home)
+        settings = Settings() if home is None else Settings(home=home)
     except ValidationError as error:
         wrong = "; ".join(
             f"ROUTET2I_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()
         )
         raise UsageError(f"{wrong}; see the settings in README.md") from None  # the input may be a secret
+    failpoints.arm(settings.failpoint)
+    return settings
 
 
 def typed(ctx: typer.Context) -> str:

@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from db.audit import check_invariants
@@ -293,6 +293,17 @@ def test_a_silent_database_is_named_without_its_secret():
     # Then the error tells where, and keeps the secret
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in str(caught.value.__cause__)
+
+
+def test_a_postgresql_that_is_read_only_for_a_while_is_unavailable(migrated_postgresql):
+    # Given a server that takes no writes, as a standby does
+    engine = make_engine(migrated_postgresql)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("SET TRANSACTION READ ONLY"))
+    # When something is written
+    with pytest.raises(ServiceUnavailable, match="read-only transaction"):
+        Repository(engine).elect(holder="test", ttl_seconds=1)
+    # Then it counts as one that does not answer: it is waited for
+    engine.dispose()
 
 
 def test_an_sqlite_file_that_cannot_be_opened_is_unavailable(tmp_path):

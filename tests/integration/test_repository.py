@@ -452,6 +452,19 @@ def test_a_draining_workers_silence_counts_no_death(repository, shop):
     assert shop.read("SELECT deaths FROM microbatch") == 0
 
 
+def test_claims_that_nobody_could_renew_count_no_death(repository, shop):
+    # Given a claim whose lease ended while the database was away
+    shop.submit(1)
+    shop.window()
+    shop.expire(shop.poll())
+    # When the sweeper knows that
+    report = repository.sweep(resend_seconds=30, max_deaths=1, heartbeat_seconds=5, innocent=True)
+    # Then the job is ready for the next worker and its worker is not counted as dead
+    assert (report.expired, report.poisoned) == (1, 0)
+    assert shop.read("SELECT deaths FROM microbatch") == 0
+    assert shop.read("SELECT state FROM microbatch") == "ready"
+
+
 def test_a_claim_that_died_after_its_last_record_is_closed(repository, shop):
     batch_id = shop.submit(2)
     shop.window()

