@@ -496,7 +496,11 @@ class Repository:
             heartbeat_seconds: pause between two signs of life of a worker.
             innocent: claims that have ended count no death: the database was away, not their workers.
         """
-        resent = write(self.engine, lambda c: sweeping.resend(c, resend_seconds=resend_seconds))
+        silence = LOST_AFTER * heartbeat_seconds
+        resent = write(
+            self.engine,
+            lambda c: sweeping.resend(c, resend_seconds=resend_seconds, silence_seconds=silence),
+        )
         with reading(self.engine) as connection:
             ended = sweeping.expired_claims(connection)
             forgotten = sweeping.forgotten(connection)
@@ -506,7 +510,7 @@ class Repository:
         released = [self._release_forgotten(microbatch_id) for microbatch_id in forgotten]
         lost = write(
             self.engine,
-            lambda c: workers.mark_lost(c, silence_seconds=LOST_AFTER * heartbeat_seconds),
+            lambda c: workers.mark_lost(c, silence_seconds=silence),
         )
         write(self.engine, arrivals.forget)
         ours = [one for one in expired if one is not None]

@@ -31,15 +31,28 @@ class Expired:
     cancelled: int = 0  # jobs
 
 
-def resend(connection: Connection, *, resend_seconds: float) -> int:
-    """Make microbatches ready again that were sent long ago and never claimed; return how many."""
+def resend(connection: Connection, *, resend_seconds: float, silence_seconds: float) -> int:
+    """Make microbatches ready again that were sent long ago and never claimed; return how many.
+
+    The pause doubles with each message, for a long queue is no loss. But where a worker of the tier is idle,
+    nothing waits in the queue: whatever was sent before the first pause is lost.
+
+    Args:
+        silence_seconds: a worker that has been heard of within it is there.
+    """
     pause = round(resend_seconds * 1000)
     return run(
         connection,
         """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND sent_at_ms <= {NOW} - CASE
+            WHEN EXISTS (SELECT 1 FROM worker w WHERE w.tier = microbatch.tier AND w.state = 'idle'
+                AND w.heartbeat_ms >= {NOW} - :silence) THEN CAST(:pause AS bigint)
             WHEN deliveries > 16 OR CAST(:pause AS bigint) * (1 << (deliveries - 1)) > :longest THEN :longest
             ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END""",
-        {"pause": pause, "longest": max(pause, LONGEST_RESEND_MS)},
+        {
+            "pause": pause,
+            "longest": max(pause, LONGEST_RESEND_MS),
+            "silence": round(silence_seconds * 1000),
+        },
     ).rowcount
 
 

@@ -96,6 +96,21 @@ def test_the_round_stops_at_the_first_message_that_fails_and_the_sweeper_brings_
     assert send(ready, queue, live={}) == 4
 
 
+def test_a_message_is_waited_for_longer_each_time_but_not_beside_an_idle_worker(ready, shop):
+    # Given a message of the edge tier that was sent three times, the last time a minute and a half ago
+    send(ready, FakeQueue(), live={})
+    shop.change("UPDATE microbatch SET deliveries = 3, sent_at_ms = sent_at_ms - 90000")
+    options = {"resend_seconds": 30.0, "max_deaths": 4, "heartbeat_seconds": 5.0}
+    # When all workers are busy, or none is there, then it may still wait in the queue: four pauses are two minutes
+    ready.beat(worker="a", tier="edge", device="cpu", version="1", state="busy")
+    assert ready.sweep(**options).resent == 0
+    # When one of them is idle, then the queue is empty, and what was sent is lost
+    ready.beat(worker="b", tier="edge", device="cpu", version="1", state="idle")
+    edge = shop.read("SELECT count(*) FROM microbatch WHERE state = 'sent' AND tier = 'edge'")
+    assert 0 < edge < 4
+    assert ready.sweep(**options).resent == edge
+
+
 def test_any_other_error_of_a_publisher_is_not_hidden(ready):
     def broken(microbatch, profile):
         raise ZeroDivisionError
