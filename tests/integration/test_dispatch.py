@@ -101,7 +101,7 @@ def test_a_message_is_waited_for_longer_each_time_but_not_beside_an_idle_worker(
     send(ready, FakeQueue(), live={})
     shop.change("UPDATE microbatch SET deliveries = 3, sent_at_ms = sent_at_ms - 90000")
     options = {"resend_seconds": 30.0, "max_deaths": 4, "heartbeat_seconds": 5.0}
-    # When all workers are busy, or none is there, then it may still wait in the queue: four pauses are two minutes
+    # When the tier has no idle worker, then it may still wait in the queue: four pauses are two minutes
     ready.beat(worker="a", tier="edge", device="cpu", version="1", state="busy")
     assert ready.sweep(**options).resent == 0
     # When one of them is idle, then the queue is empty, and what was sent is lost
