@@ -66,7 +66,7 @@ def _claim(
         connection,
         f"""UPDATE microbatch SET state = 'claimed', fence = fence + 1, lease_until_ms = {{NOW}} + :lease,
                 worker_id = :worker
-            WHERE {which} RETURNING id, fence, width, height""",  # noqa: S608 - two texts of this module
+            WHERE {which} RETURNING id, batch_id, fence, width, height""",  # noqa: S608 - two texts of this module
         chosen | {"tier": tier, "worker": worker, "lease": _ms(lease_seconds)},
     ).one_or_none()
     if taken is None:
@@ -87,6 +87,7 @@ def _claim(
     ).all()
     return Claim(
         microbatch_id=taken.id,
+        batch_id=taken.batch_id,
         tier=tier,
         fence=taken.fence,
         worker=worker,

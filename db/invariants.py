@@ -1,4 +1,4 @@
-"""The promises of reliability.md section 1, on shadows, previews and what waits (I11 to I13), as SQL.
+"""The promises of reliability.md section 1, on shadows, previews, queue and retries (I11 to I14), as SQL.
 
 Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4
 beyond what we recorded of it) and not what a model makes of equal inputs (I10).
@@ -264,6 +264,17 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
                 OR a.window_id <> b.window_id OR b.reason <> 'shadow' OR a.propensity IS NULL)""",
     ),
     (
+        "I14",
+        "is a retry that asks for something else than its job, or whose job succeeded",
+        """SELECT 'job ' || s.id FROM job s JOIN job j ON j.id = s.retry_of
+            JOIN batch b ON b.id = s.batch_id LEFT JOIN outcome o ON o.job_id = j.id
+            WHERE s.prompt <> j.prompt OR s.seed <> j.seed OR s.n <> j.n OR s.client <> j.client
+               OR COALESCE(s.negative_prompt, '') <> COALESCE(j.negative_prompt, '')
+               OR COALESCE(s.width, 0) <> COALESCE(j.width, 0)
+               OR COALESCE(s.height, 0) <> COALESCE(j.height, 0)
+               OR COALESCE(b.retry_of, '') <> j.batch_id OR COALESCE(o.state, 'succeeded') = 'succeeded'""",
+    ),
+    (
         "I11",
         "draws a shadow on another budget than that of its own batch",
         """SELECT 'microbatch ' || m.id FROM microbatch m JOIN batch b ON b.id = m.batch_id
@@ -279,7 +290,7 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
 
 
 def check_invariants(engine: Engine) -> list[Violation]:
-    """Return what breaks I1 to I9, I11 to I13 now, as far as SQL can see; an empty list is good.
+    """Return what breaks I1 to I9, I11 to I14 now, as far as SQL can see; an empty list is good.
 
     I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
     """

@@ -78,6 +78,7 @@ batch = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("preview_id", Text, ForeignKey("preview.id")),  # that decided its jobs; NULL = windows do
     Column("announced", Integer, nullable=False, server_default="0"),  # while it is read: jobs its file has
+    Column("retry_of", Text, ForeignKey("batch.id")),  # whose jobs it repeats; NULL = a file's own
     UniqueConstraint("client", "idem_key"),
     CheckConstraint("state IN ('ingesting', 'open', 'cancelled')", name="state"),
     Index(  # files that are being read: few beside the batches of years
@@ -85,6 +86,18 @@ batch = Table(
         "client",
         sqlite_where=text("state = 'ingesting'"),
         postgresql_where=text("state = 'ingesting'"),
+    ),
+    Index(
+        "ix_batch_retry_of",
+        "retry_of",
+        sqlite_where=text("retry_of IS NOT NULL"),
+        postgresql_where=text("retry_of IS NOT NULL"),
+    ),
+    Index(
+        "ix_batch_preview",
+        "preview_id",
+        sqlite_where=text("preview_id IS NOT NULL"),
+        postgresql_where=text("preview_id IS NOT NULL"),
     ),
 )
 
@@ -259,6 +272,7 @@ job = Table(
     Column("client", Text, nullable=False, server_default="default"),  # its batch's
     Column("deadline_ms", BigInteger),  # wanted until then; NULL = any time
     Column("jump_ms", BigInteger),  # from then on it goes before jobs without haste
+    Column("retry_of", Text, ForeignKey("job.id")),  # the job without success that it repeats
     UniqueConstraint("batch_id", "seq"),
     UniqueConstraint("batch_id", "custom_id"),
     CheckConstraint("state IN ('queued', 'assigned', 'done')", name="state"),
@@ -300,6 +314,13 @@ job = Table(
         unique=True,
         sqlite_where=text("shadow_of IS NOT NULL"),
         postgresql_where=text("shadow_of IS NOT NULL"),
+    ),
+    Index(  # ... and is retried at most once; what fails again is retried in its turn
+        "ix_job_retry_of",
+        "retry_of",
+        unique=True,
+        sqlite_where=text("retry_of IS NOT NULL"),
+        postgresql_where=text("retry_of IS NOT NULL"),
     ),
 )
 
@@ -373,6 +394,26 @@ picture = Table(
     Column("width", Integer, nullable=False),  # pixels
     Column("height", Integer, nullable=False),
     Column("scores", Text, nullable=False),  # JSON, metric -> measured [0, 1]
+    Index("ix_picture_sha256", "sha256"),
+    sqlite_with_rowid=False,
+)
+
+picture_deletion = Table(
+    "picture_deletion",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("sha256", Text, nullable=False),  # the picture's
+    Column("who", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),  # when it was decided
+    Column("done_ms", BigInteger),  # when its file was gone, or stayed for another picture's sake
+    ForeignKeyConstraint(["job_id", "idx"], ["picture.job_id", "picture.idx"]),
+    Index(
+        "ix_picture_deletion_open",
+        "sha256",
+        sqlite_where=text("done_ms IS NULL"),
+        postgresql_where=text("done_ms IS NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -477,6 +518,8 @@ worker = Table(
     Column("state", Text, nullable=False),  # idle, busy, draining, stopped, lost
     Column("started_ms", BigInteger, nullable=False),
     Column("heartbeat_ms", BigInteger, nullable=False),
+    Column("fault", Text),  # why it gave its last microbatch back; NULL = it is well
+    Column("fault_ms", BigInteger),  # when that was
     CheckConstraint("state IN ('idle', 'busy', 'draining', 'stopped', 'lost')", name="state"),
 )
 

@@ -28,6 +28,8 @@ from db import (
     pools,
     predictors,
     previews,
+    pruning,
+    retrying,
     sampling,
     speeds,
     sweeping,
@@ -442,6 +444,15 @@ class Repository:
             lambda c: workers.beat(c, worker=worker, tier=tier, device=device, version=version, state=state),
         )
 
+    def note_fault(self, *, worker: str, fault: str | None) -> None:
+        """Write why a worker gave its last microbatch back; None = it is well again."""
+        write(self.engine, lambda c: workers.note_fault(c, worker=worker, fault=fault))
+
+    def has_old_work(self, *, tier: str, seconds: float) -> bool:
+        """Whether a microbatch of this tier was made so many seconds ago and nobody has claimed it since."""
+        with reading(self.engine) as connection:
+            return workers.has_old_work(connection, tier=tier, seconds=seconds)
+
     def live_workers(self, *, within_seconds: float) -> Mapping[str, int]:
         """Return tier -> workers, idle or busy, that were heard of within so many seconds."""
         with reading(self.engine) as connection:
@@ -564,6 +575,115 @@ class Repository:
             NotFound: no such job.
         """
         return write(self.engine, lambda c: cancelling.cancel_job(c, job_id))
+
+    # retry
+
+    def retryable(self, origin: str, *, job_ids: Sequence[str] | None) -> Sequence[Any]:
+        """Return `jobs, n, width, height` of a batch's jobs that can be retried, one row per shape.
+
+        Args:
+            job_ids: of these, those without success; None = of all, those that failed.
+        """
+        with reading(self.engine) as connection:
+            return retrying.retryable(connection, origin, job_ids=job_ids)
+
+    def retry_rounds(self, origin: str) -> Sequence[str]:
+        """Return the batches that retry jobs of this one and are wholly written, oldest first."""
+        with reading(self.engine) as connection:
+            return retrying.rounds(connection, origin)
+
+    def open_retry(
+        self,
+        origin: str,
+        *,
+        idem_key: str,
+        body_sha256: str,
+        name: str | None,
+        budget_micro_usd: int | None,
+    ) -> OpenedBatch:
+        """Return the batch of this key, made for retries of another batch's jobs, of the same client.
+
+        Raises:
+            NotFound: no such batch. UsageError: it is one of shadows.
+            Conflict: the key was used with another body.
+        """
+        return write(
+            self.engine,
+            lambda c: retrying.open_retry(
+                c,
+                origin,
+                idem_key=idem_key,
+                body_sha256=body_sha256,
+                name=name,
+                budget_micro_usd=budget_micro_usd,
+            ),
+        )
+
+    def add_retries(self, origin: str, batch_id: str, *, job_ids: Sequence[str] | None, limit: int) -> int:
+        """Add the next retries to their batch, in file order; return how many, 0 = all are there."""
+        return write(
+            self.engine,
+            lambda c: retrying.add_step(c, origin, batch_id, job_ids=job_ids, limit=limit),
+        )
+
+    # retention
+
+    def moment_before(self, *, seconds: float) -> int:
+        """Return the database's time so many seconds ago, in milliseconds."""
+        with reading(self.engine) as connection:
+            return pruning.moment_before(connection, seconds=seconds)
+
+    def unwanted_pictures(
+        self, *, before_ms: int, batch_id: str | None, after: str, limit: int
+    ) -> Sequence[str]:
+        """Return names of pictures made before a moment, whose name no other living picture bears.
+
+        Args:
+            batch_id: only of this batch; None = all.
+            after: names up to this one are left out; "" = begin.
+        """
+        with reading(self.engine) as connection:
+            return pruning.unwanted(
+                connection, before_ms=before_ms, batch_id=batch_id, after=after, limit=limit
+            )
+
+    def delete_pictures(self, names: Sequence[str], *, before_ms: int, batch_id: str | None, who: str) -> int:
+        """Write that the pictures of these names are deleted, and by whom; their rows stay.
+
+        Those that have become wanted meanwhile are left out.
+        """
+        return write(
+            self.engine,
+            lambda c: pruning.delete(c, names, before_ms=before_ms, batch_id=batch_id, who=who),
+        )
+
+    def unfinished_deletions(self, *, after: str, limit: int) -> Sequence[tuple[str, bool]]:
+        """Return names of deleted pictures whose files may be there, and whether others need them."""
+        with reading(self.engine) as connection:
+            return pruning.unfinished(connection, after=after, limit=limit)
+
+    def finish_deletions(self, names: Sequence[str]) -> None:
+        """Write that the files of deleted pictures are gone, or stay for another picture's sake."""
+        write(self.engine, lambda c: pruning.finish(c, names))
+
+    def old_previews(self, *, before_ms: int) -> int:
+        """Count previews of before a moment that no batch was submitted from."""
+        with reading(self.engine) as connection:
+            return pruning.old_previews(connection, before_ms=before_ms)
+
+    def forget_previews(self, *, before_ms: int) -> int:
+        """Delete previews of before a moment that no batch was submitted from; return how many."""
+        return write(self.engine, lambda c: pruning.forget_previews(c, before_ms=before_ms))
+
+    def known_pictures(self, names: Sequence[str]) -> frozenset[str]:
+        """Return those of these names that a picture has which nobody deleted."""
+        with reading(self.engine) as connection:
+            return pruning.known(connection, names)
+
+    def living_pictures(self, *, after: str, limit: int) -> Sequence[str]:
+        """Return names that pictures have which nobody deleted, in order, beginning behind `after`."""
+        with reading(self.engine) as connection:
+            return pruning.living(connection, after=after, limit=limit)
 
     # lookup
 

@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 
 from routet2i.errors import RouteT2IError, SchemaMismatch, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 T = TypeVar("T")
 
@@ -213,6 +213,8 @@ def upgrade(engine_or_url: Engine | str) -> None:
         ServiceUnavailable: the database does not answer.
         SchemaMismatch: it was made by a newer program.
     """
+    from alembic import command
+
     engine = make_engine(engine_or_url) if isinstance(engine_or_url, str) else engine_or_url
     if engine.dialect.name == "sqlite" and engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -225,6 +227,8 @@ def upgrade(engine_or_url: Engine | str) -> None:
 
 def downgrade(engine: Engine) -> None:
     """Remove every table, view and trigger of ours, with all data."""
+    from alembic import command
+
     _migrate(engine, lambda config: command.downgrade(config, "base"))
 
 
@@ -251,7 +255,7 @@ def _keys_unchecked(engine: Engine) -> Iterator[Connection]:
             raw.execute("PRAGMA foreign_keys=ON")
 
 
-def _migrate(engine: Engine, run: Callable[[Config], Any]) -> None:
+def _migrate(engine: Engine, run: "Callable[[Config], Any]") -> None:
     config = _alembic()
     with _keys_unchecked(engine) as connection:
         if engine.dialect.name == "postgresql":
@@ -272,26 +276,34 @@ def check_schema(engine: Engine) -> None:
         SchemaMismatch: it is older, newer, or missing; the text says what to type.
         ServiceUnavailable: the database does not answer.
     """
-    config = _alembic()
-    head = ScriptDirectory.from_config(config).get_current_head()
+    head = newest_revision()
     with reading(engine) as connection:
         revision = _revision(connection)
     if revision == head:
         return
     if revision is None:
         raise SchemaMismatch(f"the database has not our tables; {REMEDY}")
-    if revision in _known(config):
+    if revision in _known(_alembic()):
         raise SchemaMismatch(f"the database has schema {revision}, this program needs {head}; {REMEDY}")
     raise SchemaMismatch(f"the database has schema {revision}; {NEWER}")
 
 
-def _alembic() -> Config:
+def newest_revision() -> str:
+    """Return this program's schema, from the names of the migrations: alembic takes a while to import."""
+    return max(path.name for path in (MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
+
+
+def _alembic() -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config
 
 
-def _known(config: Config) -> set[str]:
+def _known(config: "Config") -> set[str]:
+    from alembic.script import ScriptDirectory
+
     return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
 
 

@@ -53,7 +53,9 @@ class PictureStory:
     index: int
     seed: int
     sha256: str
-    image_uri: str  # relative to the home: images/ab/cd/<sha256>.png
+    image_uri: str | None  # relative to the home: images/ab/cd/<sha256>.png; None = deleted
+    deleted_at: datetime | None
+    deleted_by: str | None
     scores: Mapping[str, float]  # metric -> measured [0, 1]
 
 
@@ -90,6 +92,8 @@ class JobStory:
     submitted_at: datetime
     wanted_until: datetime | None  # its deadline; None = it has none
     defer_reason: str | None  # why the last window left it queued
+    retry_of: str | None  # the job without success that it repeats
+    retried_by: str | None  # the job that repeats it
     # the decision
     preview_id: str | None  # that made it before the submission; None = the window did
     window_id: str | None
@@ -182,7 +186,16 @@ TAKEN_OVER = (  # columns of `_job` that are fields of JobStory as they are
         "client",
     ),
     "preview_id",
-    *("defer_reason", "window_id", "policy", "predictor_name", "predictor_version", "available_micro_usd"),
+    *(
+        "defer_reason",
+        "retry_of",
+        "retried_by",
+        "window_id",
+        "policy",
+        "predictor_name",
+        "predictor_version",
+        "available_micro_usd",
+    ),
     *("tier", "reason", "prs", "threshold", "reserved_micro_usd", "charged_micro_usd", "microbatch_id"),
     *("seconds", "model_id", "model_revision", "settings", "error_class", "error"),
 )
@@ -192,8 +205,9 @@ def _job(connection: Connection, job_id: str) -> Row[Any] | None:
     return run(
         connection,
         """SELECT j.id AS job_id, j.batch_id, j.custom_id, j.seq AS line_no, j.prompt, j.negative_prompt, j.n,
-                j.seed, j.width, j.height, j.client, j.deadline_ms, j.defer_reason, j.created_ms,
+                j.seed, j.width, j.height, j.client, j.deadline_ms, j.defer_reason, j.retry_of, j.created_ms,
                 j.microbatch_id, b.preview_id,
+                (SELECT r.id FROM job r WHERE r.retry_of = j.id) AS retried_by,
                 CASE WHEN o.state IS NOT NULL THEN o.state
                      WHEN j.state = 'assigned' AND m.state = 'claimed' THEN 'running'
                      ELSE j.state END AS state,
@@ -295,13 +309,21 @@ def _ledger(
 
 
 def _pictures(connection: Connection, job_id: str) -> tuple[PictureStory, ...]:
-    rows = run(connection, "SELECT * FROM picture WHERE job_id = :id ORDER BY idx", {"id": job_id})
+    rows = run(
+        connection,
+        """SELECT p.*, d.at_ms AS deleted_ms, d.who FROM picture p
+            LEFT JOIN picture_deletion d ON d.job_id = p.job_id AND d.idx = p.idx
+            WHERE p.job_id = :id ORDER BY p.idx""",
+        {"id": job_id},
+    )
     return tuple(
         PictureStory(
             index=row.idx,
             seed=row.seed,
             sha256=row.sha256,
-            image_uri=image_uri(row.sha256),
+            image_uri=image_uri(row.sha256) if row.deleted_ms is None else None,
+            deleted_at=moment(row.deleted_ms),
+            deleted_by=row.who,
             scores=orjson.loads(row.scores),
         )
         for row in rows

@@ -19,6 +19,28 @@ def beat(connection: Connection, *, worker: str, tier: str, device: str, version
     )
 
 
+def note_fault(connection: Connection, *, worker: str, fault: str | None) -> None:
+    """Write why a worker gave its work back, or that it is well; see `Repository.note_fault`."""
+    run(
+        connection,
+        """UPDATE worker SET fault_ms = CASE WHEN CAST(:fault AS text) IS NULL THEN NULL ELSE {NOW} END,
+            fault = CAST(:fault AS text)
+            WHERE id = :id AND (fault IS NOT NULL OR CAST(:fault AS text) IS NOT NULL)""",
+        {"id": worker, "fault": fault},
+    )
+
+
+def has_old_work(connection: Connection, *, tier: str, seconds: float) -> bool:
+    """Whether a microbatch waits for so long that nobody claimed; see `Repository.has_old_work`."""
+    found = run(
+        connection,
+        """SELECT 1 FROM microbatch WHERE tier = :tier AND state IN ('ready', 'sent')
+            AND created_ms < {NOW} - :age LIMIT 1""",
+        {"tier": tier, "age": round(seconds * 1000)},
+    ).scalar()
+    return found is not None
+
+
 def live_workers(connection: Connection, *, within_seconds: float) -> Mapping[str, int]:
     """Count the workers of each tier that were heard of lately; see `Repository.live_workers`."""
     rows = run(

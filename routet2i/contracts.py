@@ -258,6 +258,7 @@ class Claim:
     width: int
     height: int
     jobs: tuple[ClaimedJob, ...]  # unfinished and not cancelled, in order
+    batch_id: str | None = None  # whose jobs they are; for log lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

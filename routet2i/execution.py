@@ -5,6 +5,7 @@ SQL nor torch nor Celery. The real ones are `db.repository.Repository`, `routet2
 `routet2i.images.ImageStore`; `routet2i.fakes` has the others.
 """
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ SAFETY_SHARE = 0.2  # ... or this share of it, whichever is less
 MAX_FAILED_RENEWALS = 2
 MAX_ERROR_CHARS = 500  # of an error text that becomes a job's outcome
 _S = TypeVar("_S")
+LOST_DEVICE = ("illegal memory access", "device-side assert")  # CUDA's words; that context never works again
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
@@ -184,7 +186,8 @@ class Lease:
         self._deadline = since + self._trusted_seconds
         self._lost = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        context = contextvars.copy_context()  # whose ids its log lines have
+        self._thread = threading.Thread(target=context.run, args=(self._renew,), name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
         self._thread.start()
@@ -207,9 +210,7 @@ class Lease:
                 self._lost = not self._store.renew(self._claim)
             except Exception as error:  # whatever the database client raises: the deadline is the answer
                 failed += 1
-                _log.warning(
-                    "renewal_failed", microbatch=self._claim.microbatch_id, error=type(error).__name__
-                )
+                _log.warning("renewal_failed", failed=failed, error=type(error).__name__)
                 self._lost = failed >= MAX_FAILED_RENEWALS
             else:
                 failed = 0
@@ -268,6 +269,9 @@ def run_microbatch(
     if claim is None:
         return Outcome.NOTHING_TO_CLAIM
     failpoints.reach("after_claim")
+    structlog.contextvars.bind_contextvars(
+        batch=claim.batch_id, microbatch=claim.microbatch_id, fence=claim.fence, tier=claim.tier
+    )
     with Lease(store, claim, since=asked) as lease:
         try:
             generator, scorer = load()
@@ -338,6 +342,11 @@ def _render(
         ]
         if final and not store.record(claim, [_outcome(one, generator) for one in final]):
             raise LeaseLost(f"a newer claim of microbatch {claim.microbatch_id} exists")
+        for one in final:
+            if one.error is not None:
+                _log.warning(
+                    "job_failed", job=one.job.job_id, prompt=one.job.prompt, error=type(one.error).__name__
+                )
         failpoints.reach("after_outcome")
         if stop is not None and stop.is_set() and None in made:
             return False
@@ -390,9 +399,10 @@ def _keep_group(
 
 
 def _attempt(work: Callable[[Sequence[_S]], Sequence[_T]], items: Sequence[_S]) -> Sequence[_T | Exception]:
-    """Return the work's results, or an error in place of each that fails by itself too.
+    """Return the work's results; if it fails for want of memory or because of one item, its halves are tried.
 
-    An unknown fault of a group must neither fail the neighbours of the guilty one nor loop for ever.
+    What fails alone is an error in its place: an unknown fault must neither fail the neighbours of the guilty
+    one nor loop for ever.
     """
     if not items:
         return []
@@ -403,11 +413,14 @@ def _attempt(work: Callable[[Sequence[_S]], Sequence[_T]], items: Sequence[_S]) 
             raise
         failed: Exception = error
     except Exception as error:
+        if any(words in str(error) for words in LOST_DEVICE):
+            raise DeviceFault(str(error)) from error
         _log.exception("group_failed", pictures=len(items))
         failed = error
     if len(items) == 1:
         return [failed]
-    return [result for item in items for result in _attempt(work, [item])]
+    middle = len(items) // 2  # out of the handler: only now is what the failed pass allocated free
+    return [*_attempt(work, items[:middle]), *_attempt(work, items[middle:])]
 
 
 def _request(claim: Claim, job: ClaimedJob, index: int) -> RenderRequest:

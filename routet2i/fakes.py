@@ -70,6 +70,7 @@ class FakeStore:
         self.recorded: list[list[str]] = []  # job ids of each record that was accepted: one transaction each
         self.beats: dict[str, str] = {}  # worker -> state
         self.calls: dict[str, FakeCall] = {}
+        self.faults: dict[str, str | None] = {}  # worker -> why it gave its last microbatch back
 
     def add(self, jobs: Sequence[ClaimedJob], *, tier: str, width: int = 64, height: int = 64) -> str:
         """Make a ready microbatch and return its id."""
@@ -196,6 +197,14 @@ class FakeStore:
     def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
         """See `worker.WorkerStore.beat`."""
         self.beats[worker] = state
+
+    def note_fault(self, *, worker: str, fault: str | None) -> None:
+        """See `worker.WorkerStore.note_fault`."""
+        self.faults[worker] = fault
+
+    def has_old_work(self, *, tier: str, seconds: float) -> bool:
+        """See `heartbeat.Beats.has_old_work`: what waits was made just now."""
+        return False
 
     def _hold(self, claim: Claim) -> _Row | None:
         """Return the row if the claim is the current one, and renew its lease."""

@@ -1,10 +1,13 @@
-"""A worker's sign of life: one thread that writes the worker's row every few seconds.
+"""A worker's sign of life: one thread that writes the worker's row every few seconds, and notices deafness.
 
-It knows a store with `beat` and a state. It does not know Celery: `routet2i.worker` tells it when to begin,
-to drain and to stop.
+A worker that hears no message for long, though its tier has work, has lost its broker without noticing: it
+asks to be started again. It knows a store and a state. It does not know Celery: `routet2i.worker` tells it
+when to begin, to drain and to stop.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -24,6 +27,9 @@ class Beats(Protocol):
     def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
         """Upsert the worker's row by the database's clock."""
 
+    def has_old_work(self, *, tier: str, seconds: float) -> bool:
+        """Whether a microbatch of the tier waits for so long that nobody claimed it."""
+
 
 class Heartbeat:
     """Beats from `start` to `stop`; a database that does not answer is logged and tried again."""
@@ -37,12 +43,24 @@ class Heartbeat:
         device: str,
         is_busy: Callable[[], bool],
         seconds: float = HEARTBEAT_SECONDS,
+        on_turn: Callable[[], None] = lambda: None,
+        on_deaf: Callable[[], None] = lambda: None,
+        deaf_seconds: float = math.inf,
     ) -> None:
-        """Prepare; `open_store` is called in the thread, which needs connections of its own."""
+        """Prepare; `open_store` is called in the thread, which needs connections of its own.
+
+        Args:
+            on_turn: called at each turn, whatever the database does.
+            on_deaf: called once, when the worker was idle for `deaf_seconds` while work waited as long.
+        """
         self._open_store = open_store
         self._who = {"worker": worker, "tier": tier, "device": device, "version": __version__}
         self._is_busy = is_busy
         self._seconds = seconds
+        self._on_turn = on_turn
+        self._on_deaf = on_deaf
+        self._deaf_seconds = deaf_seconds
+        self._idle_since = time.monotonic()
         self._draining = False
         self._stopped = False
         self._changed = threading.Event()
@@ -76,10 +94,22 @@ class Heartbeat:
         while state != "stopped":
             self._changed.clear()
             state = self._state()
+            self._on_turn()
             try:
                 store = store or self._open_store()
                 store.beat(**self._who, state=state)
+                self._listen(store, state=state)
             except Exception as error:  # a lost database must not silence the worker for good
                 _log.warning("beat_failed", state=state, error=type(error).__name__)
             if state != "stopped":
                 self._changed.wait(self._seconds)
+
+    def _listen(self, store: Beats, *, state: State) -> None:
+        if state != "idle":
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > self._deaf_seconds and store.has_old_work(
+            tier=self._who["tier"], seconds=self._deaf_seconds
+        ):
+            _log.critical("worker_deaf", idle_seconds=round(time.monotonic() - self._idle_since))
+            self._deaf_seconds = math.inf
+            self._on_deaf()

@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +24,14 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 LOW_WATER_BYTES = 1 << 30  # below 1 GiB the database beside the pictures is in danger, too
 STALE_SECONDS = 3600.0  # a temporary file this old belongs to a dead writer (invariant I7)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Removal(StrEnum):
+    """What became of a picture that is to go."""
+
+    GONE = "gone"
+    ABSENT = "absent"  # it was gone already
+    IN_USE = "in_use"  # written or found again within the last hour: a worker may be about to record it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,14 +66,15 @@ class ImageStore:
             )
 
     def put(self, png: bytes) -> str:
-        """Store a picture durably and return its name; a picture already there costs one look.
+        """Store a picture durably and return its name; a picture already there is touched, so that it stays.
 
         Raises:
             StoreFull: the disk or its quota is full.
         """
         name = hashlib.sha256(png).hexdigest()
         target = self.path_of(name)
-        if os.path.exists(target):  # noqa: PTH110 - four times as fast; complete: it got its name by os.replace
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(target)  # complete: it got its name by os.replace
             return name
         self._make(target.parent)
         temporary = target.with_name(f"{name}.{uuid4().hex}.tmp")
@@ -95,6 +106,57 @@ class ImageStore:
             return self.path_of(sha256).read_bytes()
         except FileNotFoundError as error:
             raise GenerationFailed(f"picture {sha256} was bought, but is gone from the store") from error
+
+    def remove(self, sha256: str) -> Removal:
+        """Delete a picture unless a worker may need it.
+
+        The file is moved aside before it is judged: a worker that makes the same picture either touched it
+        before, and it comes back, or does not find it and writes it anew.
+        """
+        target = self.path_of(sha256)
+        aside = target.with_name(f"{sha256}.{uuid4().hex}.aside")
+        try:
+            target.rename(aside)
+        except FileNotFoundError:
+            return Removal.ABSENT
+        if aside.stat().st_mtime > time.time() - STALE_SECONDS:
+            aside.replace(target)
+            return Removal.IN_USE
+        aside.unlink()
+        _sync(target.parent)
+        return Removal.GONE
+
+    def put_back(self) -> int:
+        """Return to their names the files that a removal cut off left aside; return how many."""
+        returned = 0
+        for path in self.root.glob("*/*/*.aside"):
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(self.path_of(path.name.partition(".")[0]))
+                returned += 1
+        return returned
+
+    def names(self, *, older_than_seconds: float = 0.0) -> Iterator[str]:
+        """Yield the names of pictures whose files are so old, in no order."""
+        deadline = time.time() - older_than_seconds
+        for path in self.root.glob("*/*/*.png"):
+            with contextlib.suppress(FileNotFoundError):
+                if SHA256.fullmatch(path.stem) and path.stat().st_mtime <= deadline:
+                    yield path.stem
+
+    def size_of(self, sha256: str) -> int:
+        """Return a picture's bytes on disk, 0 if it is not there."""
+        try:
+            return self.path_of(sha256).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the picture is there and its bytes are those that its name tells."""
+        try:
+            with self.path_of(sha256).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except FileNotFoundError:
+            return False
 
     def sweep_temporary(self, *, older_than_seconds: float = STALE_SECONDS) -> int:
         """Delete temporary files that their writers left behind, and return how many."""

@@ -1,9 +1,10 @@
 """Logging of one process: one event name and its fields per line, as text or JSON, secrets taken out.
 
 It knows formats and redaction. It does not know what happened: callers use `structlog.get_logger()` and name
-events; prompts never appear, their hash and length do. Lines of other libraries pass through the same chain.
+events; a field `prompt` becomes its hash and length. Lines of other libraries pass through the same chain.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -18,7 +19,14 @@ from pydantic import SecretStr
 from routet2i.settings import Settings
 
 _URL_SECRET = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")  # user:password of any URL
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline: terminals obey them
+_TOLD_SECRET = re.compile(  # what follows a name that is given to secrets, and keys of the usual providers
+    r"""(?i)(\b(?:bearer|basic)\s+|\b(?:api[_-]?key|password|token)=)[^\s"',&]+|\bsk-[\w-]{8,}"""
+)
+_SECRET_FIELD = re.compile(r"(?i)(^|[_-])(password|passwd|secret|token|api[_-]?key|authorization|cookie)$")
+_PROMPT_FIELD = re.compile(r"(?i)^(negative_)?prompts?$")
+# What terminals obey, what reorders a line, and what begins a new one and may forge it
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROL_IN_TRACEBACK = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _HIDDEN = "***"
 SHORTEST_KEY = 4  # characters: hiding fewer would hide other words
 _TALKATIVE = (
@@ -72,35 +80,57 @@ def configure(settings: Settings, *, service: str) -> None:
 
 
 def redactor(settings: Settings) -> Processor:
-    """Return a processor that hides the settings' secrets, any URL's password, and control characters."""
+    """Return a processor that hides secrets, prompts' words, and what a terminal would obey.
+
+    Secrets are the settings' own, any URL's password, what stands in a field of a secret's name, and keys.
+    """
     secrets = sorted(_secrets(settings), key=len, reverse=True)
 
-    def clean(value: Any) -> Any:
+    def hidden(text: str, *, control: re.Pattern[str] = _CONTROL) -> str:
+        for secret in secrets:
+            text = text.replace(secret, _HIDDEN)
+        text = _TOLD_SECRET.sub(lambda found: (found[1] or "") + _HIDDEN, _URL_SECRET.sub(_HIDDEN, text))
+        return control.sub(lambda match: repr(match.group())[1:-1], text)
+
+    def clean(key: str, value: Any) -> Any:
+        if _SECRET_FIELD.search(key):
+            return _HIDDEN
         if isinstance(value, str):
-            for secret in secrets:
-                value = value.replace(secret, _HIDDEN)
-            value = _URL_SECRET.sub(_HIDDEN, value)
-            return _CONTROL.sub(lambda match: repr(match.group())[1:-1], value)
+            if _PROMPT_FIELD.search(key):
+                return fingerprint(value)
+            return hidden(value, control=_CONTROL_IN_TRACEBACK if key == "exception" else _CONTROL)
         if isinstance(value, Mapping):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [clean(item) for item in value]
-        return value
+            return {hidden(str(inner)): clean(str(inner), item) for inner, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [clean(key, item) for item in value]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return hidden(str(value))
 
     def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key in event:
             if not key.startswith("_"):  # structlog's own record and flags
-                event[key] = clean(event[key])
+                event[key] = clean(key, event[key])
         return event
 
     return redact
 
 
+def fingerprint(prompt: str) -> str:
+    """Return what a log may say of a prompt: enough to find it in the database, none of its words."""
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"sha256:{digest[:16]}, {len(prompt)} chars"
+
+
 def _secrets(settings: Settings) -> set[str]:
-    """Return the passwords inside the URLs that this process was given, and its providers' keys."""
+    """Return every secret that this process was given, and the passwords inside those that are URLs."""
     found = set()
-    for url in (settings.database_url, settings.broker_url):
-        password = urlsplit(url.get_secret_value()).password if url is not None else None
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if not isinstance(value, SecretStr):
+            continue
+        text = value.get_secret_value()
+        password = urlsplit(text).password if "://" in text else text
         if password:
             found |= {password, unquote(password)}
     if settings.api_keys is not None:

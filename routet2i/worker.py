@@ -5,6 +5,7 @@ the models come from `worker_edge` and `worker_cloud`, through functions that ar
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,19 +24,25 @@ from routet2i.errors import DeviceFault, MissingModels, ServiceUnavailable, Tier
 from routet2i.execution import Buyer, Generator, Outcome, Scorer, Store, run_microbatch
 from routet2i.fakes import FakeGenerator, FakeScorer
 from routet2i.heartbeat import Beats, Heartbeat
-from routet2i.images import ImageStore
+from routet2i.images import LOW_WATER_BYTES, ImageStore
 from routet2i.log import configure
+from routet2i.pulse import Pulse
 from routet2i.settings import Settings, share_cores
 from routet2i.tiers import TierProfile
 
 HAND_BACK_SECONDS = LOAD_SECONDS + 2 * LONGEST_SECONDS  # before Celery's limits: what is left is released
 MAX_PAUSE_SECONDS = 60.0  # between tries of a worker with a full disk or without a database
+DEAF_SECONDS_PER_RESEND = 2.0  # idle so long beside work that waits: no message reaches this worker
+MAX_FAULT_CHARS = 300  # of an error text that stands in the worker's row
 DEVICE_FAULT_EXIT = 70  # EX_SOFTWARE of sysexits.h; the pool starts a new process
 _log = structlog.get_logger(__name__)
 
 
 class WorkerStore(Store, Beats, Protocol):
     """What a worker process needs of the database."""
+
+    def note_fault(self, *, worker: str, fault: str | None) -> None:
+        """Write why the worker gave its last microbatch back; None = it is well again."""
 
 
 OpenStore = Callable[[Settings], WorkerStore]
@@ -99,6 +106,7 @@ class Renderer:
         self._open_store = open_store
         self._load = load
         self._faults = 0  # in a row
+        self._noted = True  # that this worker is at fault; a former process of it may have been
         self.dropped = 0  # messages that named no microbatch
 
     @cached_property
@@ -109,7 +117,9 @@ class Renderer:
     @cached_property
     def pictures(self) -> ImageStore:
         """The picture store, cleared of what dead writers left."""
-        store = ImageStore(root=self._settings.pictures)
+        profile, settings = self._profile, self._settings
+        two_microbatches = 2 * settings.microbatch_jobs * 3 * profile.width * profile.height  # uncompressed
+        store = ImageStore(root=settings.pictures, low_water_bytes=LOW_WATER_BYTES + two_microbatches)
         store.sweep_temporary()
         return store
 
@@ -144,6 +154,7 @@ class Renderer:
         timer = threading.Timer(HAND_BACK_SECONDS, stop.set)
         timer.daemon = True
         timer.start()
+        structlog.contextvars.bind_contextvars(microbatch=microbatch_id, worker=worker)
         try:
             outcome = run_microbatch(
                 microbatch_id,
@@ -156,22 +167,38 @@ class Renderer:
                 stop=stop,
             )
         except DeviceFault as error:
-            _log.critical("device_lost", microbatch=microbatch_id, error=str(error))
+            _log.critical("device_lost", error=str(error))
+            self._note(worker, fault=_told(error))
             os._exit(DEVICE_FAULT_EXIT)  # not sys.exit: the pool would catch it and keep the process
         except Exception as error:
             self._faults += 1
             pause = min(MAX_PAUSE_SECONDS, 2.0**self._faults)
-            _log.exception(
-                "worker_unhealthy", microbatch=microbatch_id, error=str(error), pause_seconds=pause
-            )
+            _log.exception("worker_unhealthy", error=str(error), pause_seconds=pause)
+            self._note(worker, fault=_told(error))
             threading.Event().wait(pause)
             return None
+        else:
+            _log.info("microbatch", outcome=outcome.value)
         finally:
             timer.cancel()
+            structlog.contextvars.clear_contextvars()
         self._faults = 0
-        _log.info("microbatch", microbatch=microbatch_id, outcome=outcome.value)
+        if self._noted:
+            self._note(worker, fault=None)
         failpoints.reach("before_ack")
         return outcome
+
+    def _note(self, worker: str, *, fault: str | None) -> None:
+        """Tell people through the worker's row; a database that is gone is itself the fault."""
+        self._noted = fault is not None
+        try:
+            self.store.note_fault(worker=worker, fault=fault)
+        except Exception as error:
+            _log.warning("fault_not_noted", error=type(error).__name__)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:MAX_FAULT_CHARS]
 
 
 def make_worker(
@@ -198,6 +225,7 @@ def make_worker(
 def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store: OpenStore) -> None:
     """Tie log, refusal to start without a broker, and heartbeat to the life of this application's worker."""
     hearts: list[Heartbeat] = []
+    pulses: list[Pulse] = []
 
     def set_up_log(**_: Any) -> None:
         configure(settings, service=f"worker-{profile.name}")
@@ -218,12 +246,17 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
     def begin(sender: Any, **_: Any) -> None:
         if sender.app is not app:
             return
+        pulse = Pulse(settings.home, service="worker", name=sender.hostname)
+        pulses.append(pulse)
         heart = Heartbeat(
             open_store=lambda: open_store(settings),
             worker=sender.hostname,
             tier=profile.name,
             device=profile.device if settings.device == "auto" else settings.device,
             is_busy=lambda: bool(celery_state.active_requests),
+            on_turn=pulse.beat,
+            on_deaf=lambda: os.kill(os.getpid(), signal.SIGTERM),  # whoever keeps it alive starts it again
+            deaf_seconds=DEAF_SECONDS_PER_RESEND * settings.resend_seconds,
         )
         heart.start()
         hearts.append(heart)
@@ -235,6 +268,8 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
     def end(**_: Any) -> None:
         while hearts:
             hearts.pop().stop()
+        while pulses:
+            pulses.pop().end()
 
     followed: Sequence[tuple[Any, Callable[..., None]]] = (
         (signals.setup_logging, set_up_log),
@@ -243,5 +278,5 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
         (signals.worker_shutting_down, drain),
         (signals.worker_shutdown, end),
     )
-    for signal, receiver in followed:
-        signal.connect(receiver, weak=False)
+    for moment, receiver in followed:
+        moment.connect(receiver, weak=False)

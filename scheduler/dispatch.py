@@ -50,7 +50,11 @@ def send_ready(
             publish(microbatch, tiers[microbatch.tier])
         except ServiceUnavailable as error:
             structlog.get_logger().warning(
-                "publish_failed", error=str(error), published=published, left_to_sweeper=len(sent) - published
+                "publish_failed",
+                microbatch=microbatch.microbatch_id,
+                error=str(error),
+                published=published,
+                left_to_sweeper=len(sent) - published,
             )
             break
         published += 1

@@ -9,8 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,32 +23,15 @@ from routet2i.settings import Settings
 from routet2i.tiers import POCKET
 from scheduler import broker
 from scheduler.endpoints import refuse_unusable, silence_of
-from scheduler.local import find_broker, running
+from scheduler.findings import Finding, Level
 from scheduler.predictor.interface import LIVE, find_network, open_predictor, resolve
+from scheduler.running import find_broker, running
 from scheduler.speeds import Speeds
 
 BASE = ("celery", "kombu", "redis", "SQLAlchemy", "alembic", "pydantic-settings", "httpx2")
 MODELS = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "safetensors")
 MIN_FREE_BYTES = 1_000_000_000  # the workers' own low-water mark (reliability.md, section 8)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    name: str
-    level: Level
-    detail: str
-    remedy: str | None = None  # what to type
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -78,7 +59,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield check(settings)
         except RouteT2IError as error:
             text, _, remedy = str(error).partition("; ")
-            yield _finding(name, Level.FAIL, text, remedy or None)
+            yield _finding(name, Level.FAIL, text, remedy.removeprefix("type: ") or None)
 
 
 def refuse_broken(settings: Settings) -> None:
@@ -275,6 +256,8 @@ def _workers(settings: Settings) -> Finding:
     engine = make_engine(settings.database)
     try:
         live = Repository(engine).live_workers(within_seconds=LIVE_SECONDS)
+    except SchemaMismatch:  # a new database: `up` makes its tables
+        return _finding("workers", Level.WARN, "none", "routet2i up")
     finally:
         engine.dispose()
     text = ", ".join(f"{name} {live.get(name, 0)}" for name in (tiers.edge, tiers.cloud))

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pydantic import SecretStr
 
+from db.integrity import damage, refuse_network_disk
 from db.repository import Repository
 from db.session import make_engine, upgrade
 from routet2i.celery_app import LONGEST_SECONDS
@@ -32,6 +33,7 @@ from routet2i.heartbeat import LIVE_SECONDS
 from routet2i.settings import Settings
 from routet2i.worker import worker_command
 from scheduler import broker
+from scheduler.running import stack_file
 
 FLOWER_PORT = 5555  # its well-known one, if it is free
 BROKER_TRIES = 3  # the port was free when we looked, not for sure when the server looks
@@ -103,13 +105,15 @@ class Stack:
 
         Raises:
             Conflict: another stack runs in this home.
-            ServiceUnavailable: database or broker does not start.
+            ServiceUnavailable: database or broker does not start, or the database is damaged.
+        UsageError: SQLite on a network file system.
         """
         self._run.mkdir(parents=True, exist_ok=True)
         self._run.chmod(0o700)  # passwords lie here
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(self._run)
         try:
+            self._check_database()
             upgrade(self.settings.database)
             self._log_file = self.log.open("ab")
             self._sentinel = _start_sentinel()
@@ -119,6 +123,21 @@ class Stack:
         except BaseException:
             self.kill()
             raise
+
+    def _check_database(self) -> None:
+        """Refuse an SQLite file on a network disk, and after a crash one that is damaged."""
+        crashed = stack_file(self._run).exists()  # a stack that ends in order deletes it
+        if not self.settings.has_database:
+            return
+        engine = make_engine(self.settings.database)
+        try:
+            refuse_network_disk(engine)
+            if crashed and (found := damage(engine)) is not None:
+                raise ServiceUnavailable(
+                    f"{found}; the stack before was killed. Restore a backup: routet2i restore FILE"
+                )
+        finally:
+            engine.dispose()
 
     def _start_broker(self) -> None:
         if self.settings.broker_url is not None:
@@ -291,7 +310,7 @@ class Stack:
             self._log_file.close()
             self._log_file = None
         if self._lock is not None:
-            _stack_file(self._run).unlink(missing_ok=True)
+            stack_file(self._run).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
@@ -316,47 +335,12 @@ class Stack:
                 name: child.process.pid for name, child in self._children.items() if child.process is not None
             },
         }
-        path = _stack_file(self._run)
+        path = stack_file(self._run)
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
         new.touch(mode=0o600)
         new.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         new.replace(path)
-
-
-def running(home: Path) -> dict[str, Any] | None:
-    """Return what HOME/run/stack.json says, or None if no stack runs there now."""
-    folder = home.resolve() / "run"
-    try:
-        with (folder / "stack.lock").open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found: dict[str, Any] = json.loads(_stack_file(folder).read_text(encoding="utf-8"))
-                return found
-    except (OSError, ValueError):
-        pass
-    return None
-
-
-def find_broker(settings: Settings) -> str:
-    """Return the broker's URL: the setting, or that of the stack that runs in this home.
-
-    Raises:
-        ServiceUnavailable: there is neither.
-    """
-    if settings.broker_url is not None:
-        return settings.broker_url.get_secret_value()
-    stack = running(settings.home)
-    if stack is None or not stack["broker_url"]:
-        raise ServiceUnavailable(
-            f"no broker: nothing runs in {settings.home}; type: routet2i up, or set ROUTET2I_BROKER_URL"
-        )
-    return str(stack["broker_url"])
-
-
-def _stack_file(folder: Path) -> Path:
-    return folder / "stack.json"
 
 
 def _take_lock(folder: Path) -> IO[str]:
@@ -367,7 +351,7 @@ def _take_lock(folder: Path) -> IO[str]:
     except BlockingIOError:
         lock.close()
         with contextlib.suppress(OSError, ValueError, KeyError):
-            pid = json.loads(_stack_file(folder).read_text(encoding="utf-8"))["pid"]
+            pid = json.loads(stack_file(folder).read_text(encoding="utf-8"))["pid"]
             raise Conflict(
                 f"a stack runs in {folder.parent} already (process {pid}); stop it with Ctrl-C there or "
                 f"type: kill {pid}"

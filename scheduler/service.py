@@ -53,6 +53,7 @@ TRUST_SECONDS = TTL_SECONDS - 3.0  # after a renewal began: a margin for clocks 
 ELECT_SECONDS = 1.0  # pause of a follower between two looks
 SWEEP_SECONDS = 1.0
 POOL_SAMPLE = 1_000  # microbatches of a tier without a limit that are counted for a deadline's sake
+TIDY_SECONDS = 3600.0  # between two looks for temporary files of dead writers
 DRIFT_SECONDS = 60.0  # between two looks at how predictions fare
 DRIFT_PAIRS = 1000  # the newest of the deciding version: older ones may tell of other prompts
 LOOK_SECONDS = 0.2  # longest pause between two looks at what waits
@@ -307,7 +308,16 @@ class Scheduler:
         publish: Publish,
         holder: str,
         clock: Callable[[], float] = time.monotonic,
+        on_turn: Callable[[], None] = lambda: None,
+        tidy: Callable[[], int] = lambda: 0,
     ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            on_turn: called at each turn of the loop, whatever the database does.
+            tidy: deletes what dead writers of pictures left behind and returns how many; called by the
+                leader once an hour, in a thread of its own.
+        """
         self._repository = repository
         self._current = current  # asked once per window, which its answer then decides as a whole
         self._tiers = tiers
@@ -315,6 +325,8 @@ class Scheduler:
         self._publish = publish
         self._holder = holder  # unique among schedulers, e.g. scheduler@host:pid
         self._clock = clock
+        self._on_turn = on_turn
+        self._tidy = tidy
         self._memory = Memory()
         self._pace = Pace(
             most=settings.window_jobs, age=settings.window_seconds, target=settings.window_target_seconds
@@ -341,6 +353,7 @@ class Scheduler:
         self._ended.clear()
         dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
         dispatcher.start()
+        threading.Thread(target=self._tidy_forever, name="janitor", daemon=True).start()
         try:
             self._lead_forever(stop)
         finally:
@@ -352,6 +365,7 @@ class Scheduler:
     def _lead_forever(self, stop: threading.Event) -> None:
         window_due = sweep_due = renew_due = drift_due = self._clock()
         while not stop.is_set():
+            self._on_turn()
             if self._dispatch_error is not None:
                 raise self._dispatch_error
             try:
@@ -464,6 +478,18 @@ class Scheduler:
                 self._ended.wait(RETRY_SECONDS)
                 continue
             pause = BUSY_SECONDS if published else min(2 * pause, IDLE_SECONDS)
+
+    def _tidy_forever(self) -> None:
+        """Body of the janitor's thread: what it cannot delete today it meets again in an hour."""
+        while not self._ended.wait(TIDY_SECONDS):
+            if not self.leads:
+                continue
+            try:
+                deleted = self._tidy()
+            except OSError as error:
+                _log.warning("not_tidied", error=str(error))
+            else:
+                _log.info("tidied", temporary_files=deleted)
 
     def _resign(self) -> None:
         """Give the lease up, so that another scheduler need not wait for its end."""

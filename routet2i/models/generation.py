@@ -25,7 +25,7 @@ from PIL import Image
 
 from routet2i import pocket
 from routet2i.errors import DeviceFault, GenerationFailed, ModelError
-from routet2i.execution import RenderRequest
+from routet2i.execution import LOST_DEVICE, RenderRequest
 from routet2i.tiers import POCKET, TierProfile
 
 PIPELINES = {  # architectures whose noise and arguments this module knows
@@ -33,7 +33,6 @@ PIPELINES = {  # architectures whose noise and arguments this module knows
     "StableDiffusionXLPipeline": diffusers.StableDiffusionXLPipeline,
     "StableDiffusion3Pipeline": diffusers.StableDiffusion3Pipeline,
 }
-LOST_DEVICE = ("illegal memory access", "device-side assert")  # CUDA's words; that context never works again
 PNG_LEVEL = 1  # a few % larger than level 6, several times faster
 _log = structlog.get_logger(__name__)
 
@@ -122,6 +121,7 @@ class DiffusersGenerator:
         self._device = torch.device(pipeline.device)
         self._denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
         pipeline.set_progress_bar_config(disable=True)
+        diffusers.utils.logging.set_verbosity_error()  # its warning about long prompts quotes them
         self.settings = json.dumps(
             {
                 "pipeline": type(pipeline).__name__,

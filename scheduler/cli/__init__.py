@@ -4,6 +4,8 @@ The package is split by noun; each command parses, calls and prints, and what ha
 ours end in one line on standard error and their own exit code (`scheduler.cli.exits`).
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +14,6 @@ from typer.core import TyperGroup
 
 from routet2i import __version__
 from routet2i.errors import RouteT2IError
-from scheduler.cli import (
-    batches,
-    budgets,
-    checks,
-    clients,
-    predictors,
-    preview,
-    processes,
-    results,
-    simulate,
-    stack,
-)
 from scheduler.cli.session import log_to_stderr
 from scheduler.cli.show import clean, console
 
@@ -42,14 +32,23 @@ class OneLineErrors(TyperGroup):
 
 def make_app() -> typer.Typer:
     """Return the application with all its commands."""
-    app = typer.Typer(
-        cls=OneLineErrors,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,  # its frames would show local variables, secrets among them
-        rich_markup_mode="rich",
+    from scheduler.cli import (
+        backups,
+        batches,
+        budgets,
+        checks,
+        clients,
+        predictors,
+        preview,
+        processes,
+        pruning,
+        results,
+        retrying,
+        simulate,
+        stack,
     )
-    app.callback()(_start)
+
+    app = make_probe()
     for command in (
         stack.demo,
         stack.up,
@@ -59,8 +58,12 @@ def make_app() -> typer.Typer:
         results.results,
         results.audit,
         batches.cancel,
+        retrying.retry,
         simulate.simulate,
         checks.doctor,
+        pruning.prune,
+        backups.backup,
+        backups.restore,
         processes.worker,
         processes.scheduler,
     ):
@@ -69,6 +72,22 @@ def make_app() -> typer.Typer:
     app.add_typer(clients.client, name="client")
     app.add_typer(processes.db, name="db")
     app.add_typer(predictors.predictor, name="predictor")
+    return app
+
+
+def make_probe() -> typer.Typer:
+    """Return the application with `health` alone: what the other commands import takes a second."""
+    from scheduler.cli.health import health
+
+    app = typer.Typer(
+        cls=OneLineErrors,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,  # its frames would show local variables, secrets among them
+        rich_markup_mode="rich",
+    )
+    app.callback()(_start)
+    app.command()(health)
     return app
 
 
@@ -95,4 +114,15 @@ def _start(
 
 def main() -> None:
     """Run the command line; the console script."""
-    make_app()()
+    (make_probe() if _command(sys.argv[1:]) == "health" else make_app())()
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    """Return the first word that is neither an option nor the value of --home."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--home":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None

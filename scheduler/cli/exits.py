@@ -24,9 +24,10 @@ class Exit(IntEnum):
 
 MEANING = {
     Exit.OK: "everything was done",
-    Exit.UNEXPECTED: "an error nobody foresaw, or a check of `doctor` failed",
+    Exit.UNEXPECTED: "an error nobody foresaw, or a check of `doctor` or `health` failed",
     Exit.USAGE: "a wrong argument, setting or file; nothing was done",
-    Exit.CONFLICT: "the key or the preview is another file's, or a stack runs in this home already",
+    Exit.CONFLICT: "the key or the preview is another file's, a stack runs in this home already, "
+    "or a backup or a database is there already",
     Exit.BUDGET: "the budget is below the cheapest tier for all jobs, or the preview; nothing was submitted",
     Exit.UNAVAILABLE: "database or broker does not answer, or its schema is not ours",
     Exit.MODELS: "models cannot be loaded, or are not installed",

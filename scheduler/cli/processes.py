@@ -13,7 +13,9 @@ from pydantic import SecretStr
 from db.repository import Repository
 from db.session import check_schema, make_engine
 from db.session import upgrade as upgrade_schema
+from routet2i.images import ImageStore
 from routet2i.log import configure
+from routet2i.pulse import Pulse
 from routet2i.settings import Settings, share_cores
 from routet2i.worker import worker_command
 from scheduler import broker
@@ -22,8 +24,8 @@ from scheduler.cli.interrupts import Interrupts
 from scheduler.cli.session import open_repository, read_settings
 from scheduler.cli.show import as_json, console, write_line
 from scheduler.dispatch import make_publisher
-from scheduler.local import find_broker
 from scheduler.predictor.live import follow
+from scheduler.running import find_broker
 from scheduler.service import Scheduler
 
 db = typer.Typer(no_args_is_help=True, help="Create the database, or ask for its schema.")
@@ -84,16 +86,21 @@ def scheduler(ctx: typer.Context) -> None:
     share_cores()
     tiers = settings.read_tiers()
     repository: Repository = open_repository(settings)
+    holder = f"scheduler@{socket.gethostname()}:{os.getpid()}"
+    pulse = Pulse(settings.home, service="scheduler", name=holder)
     process = Scheduler(
         repository,
         follow(settings.predictor, tiers=tiers, registry=repository),
         tiers=tiers,
         settings=settings,
         publish=make_publisher(settings),
-        holder=f"scheduler@{socket.gethostname()}:{os.getpid()}",
+        holder=holder,
+        on_turn=pulse.beat,
+        tidy=ImageStore(root=settings.pictures).sweep_temporary,
     )
     with Interrupts() as interrupts:
         process.run_forever(interrupts.stop)
+    pulse.end()
 
 
 def _with_broker(settings: Settings) -> Settings:

@@ -13,7 +13,7 @@ from typing import IO, Annotated, Any, Literal
 import typer
 
 from db import audit as records
-from db.audit import JobStory
+from db.audit import JobStory, PictureStory
 from db.story import CallStory
 from routet2i.contracts import JobState
 from routet2i.errors import UsageError
@@ -85,7 +85,7 @@ def _write_table(found: Iterator[dict[str, Any]], *, stream: IO[str]) -> None:
         (
             row["custom_id"],
             row["tier"],
-            JobState(row["state"]),
+            JobState(row["state"]) if row["image_deleted_at"] is None else _gone(row["image_deleted_at"]),
             row["reason"],
             row["prs_predicted"],
             row["prs_threshold"],
@@ -98,6 +98,10 @@ def _write_table(found: Iterator[dict[str, Any]], *, stream: IO[str]) -> None:
     out = console()
     out.file = stream
     out.print(table(None, columns=TABLE_COLUMNS, rows=rows))
+
+
+def _gone(deleted_at: str) -> str:
+    return f"deleted on {deleted_at[:10]}"
 
 
 def mean_score(row: Mapping[str, Any]) -> float | None:
@@ -140,6 +144,8 @@ def tell(story: JobStory) -> list[tuple[str, str]]:
         ("prompt", f"{clean(story.prompt)} (seed {story.seed}, {_pictures(story.n)})"),
         ("state", _state(story)),
     ]
+    if story.retry_of is not None:
+        lines.append(("retry of", f"job {story.retry_of}"))
     if story.wanted_until is not None:
         lines.append(("deadline", _deadline(story.wanted_until, story.finished_at)))
     if story.tier is None:
@@ -157,7 +163,7 @@ def tell(story: JobStory) -> list[tuple[str, str]]:
         ("cost", f"reserved {_paid(story.reserved_micro_usd)}, charged {_paid(story.charged_micro_usd)}"),
     ]
     lines += [("scores", f"picture {one.index}: {_scores(one.scores)}") for one in story.pictures]
-    lines += [("picture", f"{one.image_uri} (seed {one.seed})") for one in story.pictures]
+    lines += [("picture", _where(one)) for one in story.pictures]
     if story.model_id is not None:
         lines.append(("model", f"{story.model_id}, revision {story.model_revision}"))
     lines += [
@@ -177,9 +183,21 @@ def tell(story: JobStory) -> list[tuple[str, str]]:
         )
         for one in story.calls
     ]
+    if story.retried_by is not None:
+        lines.append(("retry", f"job {story.retried_by} tries it again"))
     if story.error is not None:
         lines.append(("error", f"{story.error_class}: {clean(story.error)}"))
     return lines
+
+
+def _where(picture: PictureStory) -> str:
+    """Return where a picture lies, or since when it does not any more."""
+    if picture.deleted_at is None:
+        return f"{picture.image_uri} (seed {picture.seed})"
+    return (
+        f"deleted on {picture.deleted_at:%Y-%m-%d} by {clean(picture.deleted_by or '')} "
+        f"(seed {picture.seed}, {picture.sha256[:12]})"
+    )
 
 
 def _pictures(n: int) -> str:

@@ -9,16 +9,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import typer
 from pydantic import ValidationError
 
-from db.repository import Repository
-from db.session import check_schema, make_engine
 from routet2i import failpoints
 from routet2i.errors import MissingModels, SchemaMismatch, UsageError
 from routet2i.settings import Settings
+
+if TYPE_CHECKING:
+    from db.repository import Repository
 
 PROGRAM = "routet2i"
 
@@ -60,18 +62,24 @@ def program() -> str:
     return shlex.quote(str(called))
 
 
-def open_repository(settings: Settings) -> Repository:
+def open_repository(settings: Settings) -> "Repository":
     """Return the verbs on a database whose schema is ours.
 
     Raises:
         SchemaMismatch: there is no database yet, or its schema is another.
         ServiceUnavailable: it does not answer.
+        UsageError: SQLite on a network file system.
     """
+    from db.integrity import refuse_network_disk
+    from db.repository import Repository  # a probe begins here too and needs none of it
+    from db.session import check_schema, make_engine
+
     if not settings.has_database:
         raise SchemaMismatch(
             f"no database in {settings.home}; type: routet2i up (starts everything) or routet2i db upgrade"
         )
     engine = make_engine(settings.database)
+    refuse_network_disk(engine)
     check_schema(engine)
     return Repository(engine)
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from routet2i.contracts import JobState
+from scheduler.findings import Finding, Level
 
 PIPED_WIDTH = 160  # a file or a pipe has no width: enough for a row of `results`
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one of them
@@ -27,6 +28,7 @@ STYLES = {
     JobState.CANCELLED: "yellow",
     JobState.RUNNING: "cyan",
 }
+LEVELS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -116,6 +118,15 @@ def safe_cell(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def print_finding(finding: Finding, *, out: Console) -> None:
+    """Print a finding in one line, and what to type in another."""
+    line = Text(f"{finding.level.value:<5}", style=LEVELS[finding.level])
+    line.append(f"{finding.name:<10} {clean(finding.detail)}", style="default")
+    if finding.remedy:
+        line.append(f"\n{'':<15} type: {clean(finding.remedy)}", style="bold default")
+    out.print(line, soft_wrap=True)
 
 
 def write_line(text: str) -> None:

@@ -53,7 +53,10 @@ def test_a_submitted_file_comes_out_as_one_row_per_good_line(home: Home) -> None
     assert {row["tier"] for row in rows} == {"edge", "cloud"}
     assert sum(row["cost_charged_usd"] for row in rows) <= 3.50
     assert all(
-        row[name] is not None for row in rows for name in row if name.startswith(("q_", "prs_", "image_"))
+        row[name] is not None
+        for row in rows
+        for name in row
+        if name.startswith(("q_", "prs_", "image_uri", "image_sha"))
     )
     assert all((home.path / row["image_uri"]).is_file() for row in rows)
     # And one job's story is told

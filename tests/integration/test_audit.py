@@ -21,7 +21,7 @@ COLUMNS = """
     batch_id job_id custom_id prompt tier state reason prs_predicted prs_threshold predictor_version
     cost_reserved_usd cost_charged_usd q_definition q_detail q_clarity q_sharpness q_harmony q_realism q_color
     q_consistency q_layout q_integrity q_alignment image_uri image_sha256 model_id model_revision seed
-    attempts worker submitted_at assigned_at started_at finished_at error
+    attempts worker submitted_at assigned_at started_at finished_at error image_deleted_at
 """  # issue 2, section 4
 
 

@@ -527,3 +527,43 @@ def test_a_full_window_closes_at_once_and_a_lone_job_waits_for_its_age(repositor
         # Until two more make its window full
         submit(repository, tmp_path, ["e 10", "f 20"], name="more.txt")
         until(lambda: len(decisions(repository)) == 6)
+
+
+@SQLITE
+def test_leases_that_end_with_the_database_count_no_death(repository, tmp_path, monkeypatch):
+    # Given a claim whose lease ends while the database does not answer
+    monkeypatch.setattr("scheduler.service.RETRY_SECONDS", 0.01)
+    submit(repository, tmp_path, ["a"])
+    away = threading.Event()
+    claimed = threading.Event()
+    worker = FakeWorker(repository, expected=1)
+    microbatches = []
+
+    def take(microbatch, _profile):
+        if microbatches:
+            worker(microbatch, _profile)
+            return
+        microbatches.append(microbatch.microbatch_id)
+        repository.claim(microbatch.microbatch_id, tier=microbatch.tier, worker="gone", lease_seconds=0.3)
+        away.set()
+        claimed.set()
+
+    class Away:
+        def __getattr__(self, name):
+            def verb(*arguments, **options):
+                if away.is_set():
+                    raise ServiceUnavailable("the database does not answer")
+                return getattr(repository, name)(*arguments, **options)
+
+            return verb
+
+    # When it comes back after the lease has ended
+    with Running(make_scheduler(Away(), take, resend_seconds=0.5)):
+        assert claimed.wait(DEADLINE)
+        threading.Event().wait(0.6)
+        away.clear()
+        # Then the work is done, and nobody has died of it
+        assert worker.done.wait(DEADLINE)
+    ((deaths, fence),) = rows(repository, "SELECT max(deaths), max(fence) FROM microbatch")
+    assert deaths == 0
+    assert fence > 2

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -575,3 +577,70 @@ def test_the_ledger_is_printed_as_table_lines_and_safe_csv(ready: Cli, file: Pat
     assert [row["reason"] for row in rows] == ["", "'=cmd()"]
     assert [row["usd"] for row in rows] == ["1.000000", "3.000000"]
     assert "owner" in ready("budget", "ledger").output
+
+
+def test_health_is_an_exit_code_and_says_what_to_type(ready: Cli) -> None:
+    # Given a home where nothing runs
+    found = ready("health", "--json")
+    # Then it is not well
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert (told["part"], told["ready"], told["well"]) == ("deployment", False, False)
+    assert {"broker", "database", "leader", "disk"} <= {one["name"] for one in told["findings"]}
+    assert "routet2i up" in ready("health").stdout
+    assert ready("health", "worker").exit_code == 1
+
+
+def test_prune_says_what_would_go_and_refuses_a_span_that_is_none(ready: Cli) -> None:
+    told = json.loads(ready("prune", "--older-than", "30d", "--dry-run", "--json").stdout)
+    assert (told["dry_run"], told["pictures"], told["orphans"]) == (True, 0, 0)
+    assert "0 pictures" in ready("prune", "--older-than", "8w").stdout
+    for span in ("30", "0d", "-1d", "30x", "", "999999d"):
+        found = ready("prune", "--older-than", span)
+        assert found.exit_code == 2, span
+        assert "30d" in found.stderr
+
+
+def test_retry_wants_to_know_what_and_finds_nothing_where_nothing_failed(ready: Cli, file: Path) -> None:
+    ready("submit", str(file))
+    assert ready("retry", "last").exit_code == 2
+    assert ready("retry", "--failed").exit_code == 2
+    assert ready("retry", "last", "--failed", "--job", "x").exit_code == 2
+    found = ready("retry", "last", "--failed")
+    assert found.exit_code == 0, found.stderr
+    assert "nothing to retry" in found.stdout
+
+
+def test_a_home_is_backed_up_and_comes_back_elsewhere(ready: Cli, file: Path, tmp_path: Path) -> None:
+    # Given a batch and its backup
+    ready("submit", str(file))
+    backup = tmp_path / "a.backup"
+    assert json.loads(ready("backup", str(backup), "--json").stdout)["bytes"] > 0
+    assert ready("backup", str(backup)).exit_code == 3
+    # When it is restored into its own home
+    refused = ready("restore", str(backup))
+    # Then that is refused
+    assert refused.exit_code == 3
+    # And into an empty one it comes back
+    other = tmp_path / "other"
+    assert ready("--home", str(other), "restore", str(backup)).exit_code == 0
+    assert json.loads(ready("--home", str(other), "status", "--json").stdout)[0]["name"] == file.name
+
+
+def test_doctor_looks_deep_on_request(ready: Cli) -> None:
+    told = {one["name"]: one["level"] for one in json.loads(ready("doctor", "--deep", "--json").stdout)}
+    assert (told["integrity"], told["promises"], told["pictures"]) == ("ok", "ok", "ok")
+
+
+def test_the_probe_alone_imports_no_other_command() -> None:
+    # Given how the console script begins
+    code = (
+        "import sys; sys.argv = ['routet2i', '--home', '/nowhere', 'health', 'worker']\n"
+        "from scheduler.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 1, end.code\n"
+        "heavy = {'torch', 'celery', 'alembic', 'sqlalchemy', 'numpy', 'redis'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -79,6 +79,40 @@ def test_every_command_that_the_budget_page_names_exists_with_its_options() -> N
         command.make_context(name, [word.strip('"') for word in _words(line)[len(name.split()) :]])
 
 
+def test_every_command_that_the_operations_page_names_exists_with_its_options() -> None:
+    # Given what the page for the person who is called at night tells to type
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    typed = re.findall(r"^routet2i (.*)$", page, re.MULTILINE)
+    typed += [" ".join(one.split()) for one in re.findall(r"`routet2i ([^`]*)`", page)]
+    assert len(typed) > 25
+    for line in typed:
+        # When it is looked up
+        words = _words(line)
+        name = " ".join(words[: 2 if words[0] in ("budget", "db") else 1])
+        # Then the program knows the command, its options and its choices
+        commands()[name].make_context(name, words[len(name.split()) :])
+
+
+def test_every_setting_and_log_event_that_the_operations_page_names_exists() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    settings = {f"ROUTET2I_{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(r"ROUTET2I_[A-Z_]+", page)) <= settings
+    # Given the events that the table tells to look for
+    events = set(re.findall(r"`([a-z]+_[a-z_]+)`", page.split("## Try again")[0])) - {"microbatch_size"}
+    sources = "".join(
+        path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    )
+    assert {event for event in events if f'"{event}"' not in sources} == set()
+
+
+def test_every_link_of_the_operations_page_leads_somewhere() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", page):
+        path, _, heading = target.partition("#")
+        text_there = (ROOT / "docs" / path).resolve().read_text(encoding="utf-8")
+        assert not heading or f"## {heading}" in text_there.lower(), target
+
+
 def _words(line: str) -> list[str]:
     return shlex.split(line.replace("USD", "1"))
 

@@ -413,3 +413,33 @@ def test_the_renewal_thread_runs_before_the_models_load(store: FakeStore, run: R
     watching = Watching()
     microbatch = watching.add([job("a")], tier="edge")
     assert run(microbatch, store=watching, load=slow, lease_seconds=0.3) is Outcome.DONE
+
+
+class Forgetful(FakeScorer):
+    """Has memory for one picture at a time, and none at all for one prompt."""
+
+    def score(self, pictures: Sequence[bytes], prompts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        if len(pictures) > 1 or "prompt of b" in prompts:
+            raise MemoryError
+        return super().score(pictures, prompts)
+
+
+def test_without_memory_for_a_group_its_halves_are_tried(store: FakeStore, run: Run) -> None:
+    # Given a judge that has memory for one picture, and none for job b
+    microbatch = store.add([job(name) for name in "abcd"], tier="edge")
+    # When the microbatch runs
+    assert run(microbatch, scorer=Forgetful(["detail"])) is Outcome.DONE
+    # Then b alone fails
+    states = {name: one.state for name, one in store.outcomes(microbatch).items()}
+    assert states == {name: JobState.FAILED if name == "b" else JobState.SUCCEEDED for name in "abcd"}
+
+
+def test_a_lost_device_that_the_judge_notices_ends_the_process_too(store: FakeStore, run: Run) -> None:
+    class Lost(FakeScorer):
+        def score(self, pictures: Sequence[bytes], prompts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    microbatch = store.add([job("a"), job("b")], tier="edge")
+    with pytest.raises(DeviceFault):
+        run(microbatch, scorer=Lost(["detail"]))
+    assert store.state(microbatch) is MicrobatchState.CLAIMED

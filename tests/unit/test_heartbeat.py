@@ -7,8 +7,9 @@ from routet2i.heartbeat import Heartbeat
 class Row:
     """Keeps every beat; fails the first few if told to."""
 
-    def __init__(self, *, failures: int = 0) -> None:
+    def __init__(self, *, failures: int = 0, old_work: bool = False) -> None:
         self.failures = failures
+        self.old_work = old_work
         self.states: queue.Queue[str] = queue.Queue()
 
     def beat(self, *, worker: str, tier: str, device: str, version: str, state: str) -> None:
@@ -17,6 +18,10 @@ class Row:
             raise ServiceUnavailable("gone")
         assert (worker, tier, device) == ("edge-1@here", "edge", "cpu")
         self.states.put(state)
+
+    def has_old_work(self, *, tier: str, seconds: float) -> bool:
+        assert tier == "edge"
+        return self.old_work
 
 
 def heartbeat(row: Row, *, busy: bool = False, seconds: float = 60) -> Heartbeat:
@@ -55,3 +60,37 @@ def test_a_database_that_is_away_for_a_while_does_not_end_the_beats() -> None:
     heart.start()
     assert row.states.get(timeout=5) == "idle"
     heart.stop()
+
+
+def deaf(row: Row, *, busy: bool) -> list[str]:
+    """Return what a worker does that nobody sends anything for a while."""
+    asked: list[str] = []
+    heart = Heartbeat(
+        open_store=lambda: row,
+        worker="edge-1@here",
+        tier="edge",
+        device="cpu",
+        is_busy=lambda: busy,
+        seconds=0.01,
+        on_turn=lambda: asked.append("turn"),
+        on_deaf=lambda: asked.append("deaf"),
+        deaf_seconds=0.05,
+    )
+    heart.start()
+    for _ in range(30):
+        row.states.get(timeout=5)
+    heart.stop()
+    return asked
+
+
+def test_a_worker_that_is_idle_beside_old_work_asks_once_to_be_started_again() -> None:
+    assert deaf(Row(old_work=True), busy=False).count("deaf") == 1
+
+
+def test_a_worker_without_work_or_with_enough_of_it_is_not_deaf() -> None:
+    assert "deaf" not in deaf(Row(old_work=False), busy=False)
+    assert "deaf" not in deaf(Row(old_work=True), busy=True)
+
+
+def test_the_pulse_goes_on_while_the_database_is_away() -> None:
+    assert deaf(Row(failures=3), busy=True).count("turn") > 3

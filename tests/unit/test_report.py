@@ -62,6 +62,7 @@ def card(*, picture: str | None, state: str = "succeeded", tier: str | None = "e
         "seed": 1,
         "attempts": 1,
         "error": EVIL if state == "failed" else None,
+        "image_deleted_at": None,
     }
     return Card(row=row, picture=picture, scores={"detail": 0.5}, why="because")
 

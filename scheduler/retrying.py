@@ -1,0 +1,120 @@
+"""Try again what failed: a new batch with a budget of its own, whose jobs name those that they repeat.
+
+The same command again finds the same batch, and one that was cut off is gone on with. It knows neither SQL
+nor why a job failed.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from routet2i.contracts import OpenedBatch
+from routet2i.errors import BudgetTooSmall
+from routet2i.tiers import TierProfile
+from scheduler.promise import dollars
+
+JOBS_PER_COMMIT = 5000  # short enough a transaction for others to get in
+
+
+class Retries(Protocol):
+    """What retrying needs of `db.repository.Repository`."""
+
+    def retryable(self, origin: str, *, job_ids: Sequence[str] | None) -> Sequence[Any]:
+        """Return `jobs, n, width, height` of what can be retried, one row per shape."""
+
+    def retry_rounds(self, origin: str) -> Sequence[str]:
+        """Return the batches that retried jobs of this one before, oldest first."""
+
+    def open_retry(
+        self,
+        origin: str,
+        *,
+        idem_key: str,
+        body_sha256: str,
+        name: str | None,
+        budget_micro_usd: int | None,
+    ) -> OpenedBatch:
+        """Return the batch of this key; raises Conflict if the key came with another body before."""
+
+    def add_retries(self, origin: str, batch_id: str, *, job_ids: Sequence[str] | None, limit: int) -> int:
+        """Add the next retries in one transaction; return how many."""
+
+    def close_intake(self, batch_id: str) -> None:
+        """Open the batch to decision windows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """What became of a wish to try again."""
+
+    origin: str  # batch whose jobs are repeated
+    batch_id: str | None  # the new one; None = there was never anything to retry
+    jobs: int  # added now
+    pictures: int
+    floor_micro_usd: int  # what they cost on the edge tier
+    budget_micro_usd: int | None
+
+
+def retry(
+    retries: Retries,
+    origin: str,
+    *,
+    job_ids: Sequence[str] | None,
+    edge: TierProfile,
+    budget_micro_usd: int | None,
+    key: str | None = None,
+    name: str | None = None,
+) -> Retry:
+    """Make new jobs of those that failed and were not retried yet.
+
+    Args:
+        job_ids: only these, if they ended without success; None = all that failed.
+        edge: the cheapest tier; its price is the least the retries can cost.
+        budget_micro_usd: limit of the new batch; None = no limit.
+        key: makes the call repeatable; by default the next round of retries of this batch.
+    Raises:
+        BudgetTooSmall: the budget does not cover the edge tier; nothing was written.
+        Conflict: the key was used before with another budget or other jobs.
+        NotFound: no such batch. UsageError: a batch of shadows.
+    """
+    shapes = retries.retryable(origin, job_ids=job_ids)
+    floor = sum(row.jobs * edge.price(row.n, width=row.width, height=row.height) for row in shapes)
+    pictures = sum(row.jobs * row.n for row in shapes)
+    rounds = retries.retry_rounds(origin)
+    if not shapes and key is None:
+        return Retry(
+            origin=origin,
+            batch_id=rounds[-1] if rounds else None,
+            jobs=0,
+            pictures=0,
+            floor_micro_usd=0,
+            budget_micro_usd=budget_micro_usd,
+        )
+    if budget_micro_usd is not None and floor > budget_micro_usd:
+        raise BudgetTooSmall(
+            f"the budget of ${dollars(budget_micro_usd)} does not cover {pictures} pictures, which cost "
+            f"${dollars(floor)} on tier {edge.name}; type --budget {dollars(floor)} or more"
+        )
+    which = "failed" if job_ids is None else ",".join(sorted(job_ids))
+    body = hashlib.sha256(f"retry\n{origin}\n{which}\n{budget_micro_usd}".encode()).hexdigest()
+    opened = retries.open_retry(
+        origin,
+        idem_key=key or f"retry:{origin}:{len(rounds)}",
+        body_sha256=body,
+        name=name,
+        budget_micro_usd=budget_micro_usd,
+    )
+    added = 0
+    if opened.state == "ingesting":
+        while step := retries.add_retries(origin, opened.batch_id, job_ids=job_ids, limit=JOBS_PER_COMMIT):
+            added += step
+        retries.close_intake(opened.batch_id)
+    return Retry(
+        origin=origin,
+        batch_id=opened.batch_id,
+        jobs=added,
+        pictures=pictures if added else 0,
+        floor_micro_usd=floor,
+        budget_micro_usd=budget_micro_usd,
+    )
