@@ -600,12 +600,14 @@ class Repository:
         body_sha256: str,
         name: str | None,
         budget_micro_usd: int | None,
+        jobs: int,
+        limits: QueueLimits,
     ) -> OpenedBatch:
         """Return the batch of this key, made for retries of another batch's jobs, of the same client.
 
         Raises:
             NotFound: no such batch. UsageError: it is one of shadows.
-            Conflict: the key was used with another body.
+            Conflict: the key was used with another body. QueueFull: so many more jobs find no room.
         """
         return write(
             self.engine,
@@ -616,6 +618,8 @@ class Repository:
                 body_sha256=body_sha256,
                 name=name,
                 budget_micro_usd=budget_micro_usd,
+                jobs=jobs,
+                limits=limits,
             ),
         )
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 
 from db import intake
 from db.dialects import pack_ids, run
-from routet2i.contracts import SHADOW_CLIENT, GenerationRequest, OpenedBatch
+from routet2i.contracts import SHADOW_CLIENT, GenerationRequest, OpenedBatch, QueueLimits
 from routet2i.errors import NotFound, UsageError
 
 # Jobs (j) of a batch that ended without success and have no retry: the failed ones, or those that are named.
@@ -55,6 +55,8 @@ def open_retry(
     body_sha256: str,
     name: str | None,
     budget_micro_usd: int | None,
+    jobs: int,
+    limits: QueueLimits,
 ) -> OpenedBatch:
     """Return the batch of this key, made for retries of another one's jobs; see `Repository.open_retry`."""
     before = run(connection, "SELECT client, name FROM batch WHERE id = :id", {"id": origin}).one_or_none()
@@ -69,6 +71,8 @@ def open_retry(
         body_sha256=body_sha256,
         name=name or f"retry of {before.name}",
         budget_micro_usd=budget_micro_usd,
+        jobs=jobs,
+        limits=limits,
     )
     if opened.created:
         run(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from routet2i.contracts import OpenedBatch
+from routet2i.contracts import OpenedBatch, QueueLimits
 from routet2i.errors import BudgetTooSmall
 from routet2i.tiers import TierProfile
 from scheduler.promise import dollars
@@ -34,8 +34,10 @@ class Retries(Protocol):
         body_sha256: str,
         name: str | None,
         budget_micro_usd: int | None,
+        jobs: int,
+        limits: QueueLimits,
     ) -> OpenedBatch:
-        """Return the batch of this key; raises Conflict if the key came with another body before."""
+        """Return the batch of this key; raises Conflict if the key came with another body, or QueueFull."""
 
     def add_retries(self, origin: str, batch_id: str, *, job_ids: Sequence[str] | None, limit: int) -> int:
         """Add the next retries in one transaction; return how many."""
@@ -62,6 +64,7 @@ def retry(
     *,
     job_ids: Sequence[str] | None,
     edge: TierProfile,
+    limits: QueueLimits,
     budget_micro_usd: int | None,
     key: str | None = None,
     name: str | None = None,
@@ -71,11 +74,13 @@ def retry(
     Args:
         job_ids: only these, if they ended without success; None = all that failed.
         edge: the cheapest tier; its price is the least the retries can cost.
+        limits: of the queue.
         budget_micro_usd: limit of the new batch; None = no limit.
         key: makes the call repeatable; by default the next round of retries of this batch.
     Raises:
         BudgetTooSmall: the budget does not cover the edge tier; nothing was written.
         Conflict: the key was used before with another budget or other jobs.
+        QueueFull: they find no room in the queue; nothing was written.
         NotFound: no such batch. UsageError: a batch of shadows.
     """
     shapes = retries.retryable(origin, job_ids=job_ids)
@@ -104,6 +109,8 @@ def retry(
         body_sha256=body,
         name=name,
         budget_micro_usd=budget_micro_usd,
+        jobs=sum(row.jobs for row in shapes),
+        limits=limits,
     )
     added = 0
     if opened.state == "ingesting":

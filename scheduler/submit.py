@@ -184,7 +184,7 @@ def submit_file(
                 budget_micro_usd=budget_micro_usd,
                 preview_id=None if promise is None else promise.preview_id,
                 jobs=survey.accepted,
-                limits=QueueLimits(jobs=settings.queue_jobs, client_jobs=settings.client_queue_jobs),
+                limits=queue_limits(settings),
             ),
             wait=wait,
         )
@@ -229,6 +229,11 @@ def _let_in(
             if wait is None:
                 raise
             wait(full)
+
+
+def queue_limits(settings: Settings) -> QueueLimits:
+    """Return how many jobs may wait."""
+    return QueueLimits(jobs=settings.queue_jobs, client_jobs=settings.client_queue_jobs)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from scheduler.cli.batches import Json, micro_usd
 from scheduler.cli.session import open_repository, read_settings, typed
 from scheduler.cli.show import as_json, console, money, write_line
 from scheduler.retrying import retry as retry_jobs
+from scheduler.submit import queue_limits
 
 
 def retry(
@@ -54,6 +55,7 @@ def retry(
         origins.pop(),
         job_ids=None if failed else job_ids,
         edge=tiers[tiers.edge],
+        limits=queue_limits(settings),
         budget_micro_usd=None if budget is None else micro_usd(budget),
         key=key,
         name=name,

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from db.audit import check_invariants, job_story
-from routet2i.errors import BudgetTooSmall, Conflict
+from routet2i.contracts import QueueLimits
+from routet2i.errors import BudgetTooSmall, Conflict, QueueFull
 from routet2i.tiers import packaged, read_tiers
 from scheduler import retrying
 from scheduler.retrying import Retry
@@ -32,10 +33,28 @@ def end(shop: Any, *, failing: int = 0) -> None:
     assert shop.repository.finish(claim)
 
 
+ROOM = QueueLimits(jobs=1_000, client_jobs=None)
+
+
 def retry(shop: Any, origin: str, **options: Any) -> Retry:
     return retrying.retry(
-        shop.repository, origin, **{"job_ids": None, "edge": EDGE, "budget_micro_usd": None} | options
+        shop.repository,
+        origin,
+        **{"job_ids": None, "edge": EDGE, "budget_micro_usd": None, "limits": ROOM} | options,
     )
+
+
+def test_a_full_queue_lets_no_retries_in_and_nothing_is_written(shop: Any) -> None:
+    # Given a batch of which two failed, and a queue with room for one more job
+    origin = run(shop, failing=2)
+    shop.submit(3)
+    batches = shop.read("SELECT count(*) FROM batch")
+    # When they are to be tried again, then the door says why not
+    with pytest.raises(QueueFull, match="the queue is full"):
+        retry(shop, origin, limits=QueueLimits(jobs=4, client_jobs=None))
+    assert shop.read("SELECT count(*) FROM batch") == batches
+    # And with room they come in
+    assert retry(shop, origin).jobs == 2
 
 
 def test_failed_jobs_become_a_batch_of_their_own_that_names_them(shop: Any) -> None:
