@@ -10,7 +10,7 @@ KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/d
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test lint bench routing allocation chaos chaos-full lock
+.PHONY: help setup install demo up test lint bench routing allocation chaos chaos-full hostile audit lock
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,12 @@ chaos-full: setup ## 20 seeds x 6,000 jobs x 100 faults on each database: hours
 	  --report reports/chaos.json --part "one at a time, postgresql"
 	$(BIN)/python -m tests.chaos --controls --report reports/chaos.json
 	$(BIN)/python -m routet2i.figures docs/reliability.md
+
+hostile: setup ## give every door 120,000 hostile inputs, write reports/hostile.json; FUZZ=60 fuzzes besides
+	$(BIN)/python -m tests.hostile --report reports/hostile.json $(if $(FUZZ),--fuzz $(FUZZ))
+
+audit: setup ## advisories, bill of materials and licences of all that is pinned
+	$(BIN)/python -m tests.supply
 
 lock: setup ## write what is installed to constraints.txt
 	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip \

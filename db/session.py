@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from routet2i.errors import RouteT2IError, SchemaMismatch, ServiceUnavailable
+from routet2i.exposure import DRIVERS
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -32,6 +40,7 @@ READ_ONLY = "25006"  # PostgreSQL: a standby, or a server that was switched to r
 UNDEFINED_TABLE = "42P01"
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_302_912  # any constant: one upgrade at a time on PostgreSQL
+ADDRESSES = "sqlite+pysqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
 REMEDY = "type: routet2i db upgrade"
 NEWER = "a newer program made it: update routet2i"
 
@@ -40,9 +49,19 @@ def make_engine(url: str) -> Engine:
     """Return an engine for a SQLAlchemy URL that names its driver; nothing is opened yet.
 
     Raises:
-        ServiceUnavailable: no driver for this URL, or an SQLite older than 3.35 (no RETURNING).
+        ServiceUnavailable: the URL names no driver of ours or has an option that is on no list, the driver is
+            not installed, or SQLite is older than 3.35 (no RETURNING).
     """
-    target = make_url(url)
+    try:
+        target = make_url(url)
+    except (ArgumentError, ValueError):  # its text may hold the password
+        raise ServiceUnavailable(
+            f"ROUTET2I_DATABASE_URL is no address of a database; write {ADDRESSES}"
+        ) from None
+    if target.drivername not in DRIVERS or (target.get_backend_name() == "sqlite" and target.host):
+        raise ServiceUnavailable(f"ROUTET2I_DATABASE_URL names no database that is served; write {ADDRESSES}")
+    if set(target.query) - DRIVERS[target.drivername]:  # unnamed: it may be the rest of a password
+        raise ServiceUnavailable("ROUTET2I_DATABASE_URL has an option that is not allowed; remove it")
     if target.get_backend_name() == "sqlite":
         if sqlite3.sqlite_version_info < (3, 35):
             raise ServiceUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed")
@@ -50,10 +69,6 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    if target.get_backend_name() != "postgresql":
-        raise ServiceUnavailable(
-            f"database {target.get_backend_name()!r} is not served; use sqlite+pysqlite:// or postgresql+psycopg://"
-        )
     options = {
         "statement_timeout": STATEMENT_MS,
         "lock_timeout": BUSY_MS,

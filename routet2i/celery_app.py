@@ -13,6 +13,7 @@ from kombu.entity import Queue
 from routet2i.errors import ServiceUnavailable
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile
+from routet2i.transport import use_checked_transport
 
 LONGEST_SECONDS = 300  # a microbatch is packed to last less
 LOAD_SECONDS = 600  # the first task of a process loads the model, from a slow disk if need be
@@ -38,6 +39,7 @@ def make_celery(settings: Settings, *, profile: TierProfile | None, include: Seq
         raise ServiceUnavailable("no broker is configured: set ROUTET2I_BROKER_URL or type: routet2i up")
     profiles = [profile] if profile is not None else list(settings.read_tiers().profiles.values())
     role = f"worker-{profile.name}" if profile is not None else "scheduler"
+    use_checked_transport()
     app = Celery(f"routet2i.{role}", include=list(include), set_as_current=False)
     app.conf.update(configuration(settings, queues=[one.queue for one in profiles], role=role))
     return app

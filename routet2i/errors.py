@@ -23,11 +23,18 @@ It knows no library's exceptions: the edges translate theirs into these, with `r
     +-- DeviceFault                   the accelerator's context is lost; the process must end
 """
 
+LONGEST = 1000  # characters of a sentence: a value that it quotes may be a megabyte
+
 
 class RouteT2IError(Exception):
     """Any error this project raises on purpose; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the sentence; of a very long one its beginning and its end, where the remedy is."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class UsageError(RouteT2IError):

@@ -7,13 +7,13 @@ This module knows names, texts and weights. It does not know how a picture is ju
 import hashlib
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from routet2i.errors import MetricError
+from routet2i.toml_file import read_toml
 
 ALIGNMENT = "alignment"  # the metric that reads the prompt; no text pair of its own
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -55,15 +55,7 @@ def read_metrics(path: Path) -> MetricSet:
     Raises:
         MetricError: names the file, the metric, the key, the value, and what to write instead.
     """
-    try:
-        body = path.read_bytes()
-        document = tomllib.loads(body.decode("utf-8"))
-    except OSError as error:
-        raise MetricError(
-            f"cannot read metric file {path}: {error.strerror}; set ROUTET2I_METRICS"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MetricError(f"{path} is not valid TOML: {error}") from error
+    document, body = read_toml(path, what="metric file", setting="ROUTET2I_METRICS", error=MetricError)
     if unknown := sorted(set(document) - {"metric", "profile", "profiles", "scale"}):
         raise MetricError(
             f"{path}: unknown key {unknown[0]!r}; known: scale, profile, [profiles.NAME], [[metric]]"
@@ -80,7 +72,7 @@ def read_metrics(path: Path) -> MetricSet:
         raise MetricError(f"{path}: scale = {scale!r} must be a number above 0 and at most 1000")
     profiles = _profiles(path, document.get("profiles"), names=(*names, ALIGNMENT))
     profile = document.get("profile", next(iter(profiles)))
-    if profile not in profiles:
+    if not isinstance(profile, str) or profile not in profiles:
         raise MetricError(f"{path}: profile = {profile!r} is none of [profiles.NAME]: {', '.join(profiles)}")
     return MetricSet(
         metrics=metrics,

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from routet2i.errors import UsageError
+from routet2i.exposure import checked_broker, checked_database
 from routet2i.metrics import MetricSet, read_metrics
 from routet2i.tiers import Tiers, packaged, read_tiers
 
@@ -31,7 +32,9 @@ def share_cores() -> None:
 class Settings(BaseSettings):
     """What a deployment may set; each field is `ROUTET2I_<NAME>`, and a command-line flag beats it."""
 
-    model_config = SettingsConfigDict(env_prefix="ROUTET2I_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ROUTET2I_", frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     home: Path = Field(Path(".routet2i"), description="SQLite file, pictures, embedded broker, logs")
     database_url: SecretStr | None = Field(
@@ -39,6 +42,11 @@ class Settings(BaseSettings):
     )
     broker_url: SecretStr | None = Field(
         None, description="redis:// or rediss://; empty: the embedded server on loopback"
+    )
+    private_hosts: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9.:_,-]{0,1000}$",
+        description="hosts, joined by commas, on a network that is yours alone: reached without TLS",
     )
     deployment: str = Field(
         "default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="key prefix on a shared broker"
@@ -48,7 +56,7 @@ class Settings(BaseSettings):
         None, description="metric file (TOML); empty: the packaged ten and alignment"
     )
     scorer: str = Field(
-        "pocket:clip", description="open_clip model: pocket:clip, a folder, or hf-hub:OWNER/NAME"
+        "pocket:clip", description="open_clip model: pocket:clip, a folder, or hf-hub:OWNER/NAME@COMMIT"
     )
     predictor: str = Field(
         "live",
@@ -62,26 +70,37 @@ class Settings(BaseSettings):
     )
     window_jobs: int = Field(512, ge=1, le=100_000, description="most jobs in one decision window")
     window_seconds: float = Field(
-        1.0, gt=0, description="longest wait of a job for its window to close; a full window closes at once"
+        1.0,
+        gt=0,
+        le=86_400,
+        description="longest wait of a job for its window to close; a full window closes at once",
     )
     window_target_seconds: float = Field(
         5.0,
         gt=0,
+        le=86_400,
         description="time a window may take from opening to commit; longer ones make the next smaller",
     )
-    budget_micro_usd: int | None = Field(None, ge=0, description="limit per period for the whole deployment")
-    budget_period_seconds: int = Field(3600, ge=1, description="length of that period")
+    budget_micro_usd: int | None = Field(
+        None, ge=0, le=10**15, description="limit per period for the whole deployment"
+    )
+    budget_period_seconds: int = Field(3600, ge=1, le=366 * 86_400, description="length of that period")
     shadow_share: float = Field(
         0.0, ge=0, le=1, description="share of jobs that both tiers draw, to watch and train the predictor"
     )
     shadow_budget_micro_usd: int = Field(
-        1_000_000, ge=0, description="limit per period for those second pictures; users' budgets pay none"
+        1_000_000,
+        ge=0,
+        le=10**15,
+        description="limit per period for those second pictures; users' budgets pay none",
     )
     microbatch_jobs: int = Field(16, ge=1, le=4096, description="most jobs one Celery message names")
     sent_per_slot: int = Field(3, ge=1, le=1000, description="messages in flight per live worker")
-    lease_seconds: float = Field(45.0, ge=1, description="life of a claim without renewal")
-    resend_seconds: float = Field(30.0, ge=0.5, description="silence before a message is sent again")
-    max_deaths: int = Field(4, ge=1, description="workers one job may kill before it is poison")
+    lease_seconds: float = Field(45.0, ge=1, le=86_400, description="life of a claim without renewal")
+    resend_seconds: float = Field(
+        30.0, ge=0.5, le=86_400, description="silence before a message is sent again"
+    )
+    max_deaths: int = Field(4, ge=1, le=1000, description="workers one job may kill before it is poison")
     queue_jobs: int = Field(
         1_000_000,
         ge=1,
@@ -90,8 +109,12 @@ class Settings(BaseSettings):
     client_queue_jobs: int | None = Field(
         None, ge=1, description="the same for the jobs of one client; empty: no limit of its own"
     )
-    max_line_bytes: int = Field(65_536, ge=64, description="longest accepted line of a prompt file")
-    max_prompt_chars: int = Field(2000, ge=1, description="longest accepted prompt")
+    max_line_bytes: int = Field(
+        65_536, ge=64, le=1 << 24, description="longest accepted line of a prompt file"
+    )
+    max_file_bytes: int = Field(4_000_000_000, ge=64, le=10**12, description="longest accepted prompt file")
+    max_file_lines: int = Field(10_000_000, ge=1, le=10**9, description="most lines of a prompt file")
+    max_prompt_chars: int = Field(2000, ge=1, le=1 << 20, description="longest accepted prompt")
     log_format: Literal["text", "json"] = Field("text", description="json in containers")
     fake_models: bool = Field(False, description="deterministic fakes instead of any model (tests, bench)")
     fake_pictures: Literal["distinct", "same"] = Field(
@@ -111,10 +134,21 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """Return the database URL, with its secret: never log it."""
+        """Return the database URL, with its secret: never log it; raises UsageError if it lies open."""
         if self.database_url is not None:
-            return self.database_url.get_secret_value()
+            return checked_database(self.database_url.get_secret_value(), private_hosts=self._private)
         return f"sqlite+pysqlite:///{self._file}"
+
+    @property
+    def broker(self) -> str | None:
+        """Return the broker URL, with its secret, None without one; raises UsageError if it lies open."""
+        if self.broker_url is None:
+            return None
+        return checked_broker(self.broker_url.get_secret_value(), private_hosts=self._private)
+
+    @property
+    def _private(self) -> list[str]:
+        return self.private_hosts.split(",")
 
     @property
     def has_database(self) -> bool:
@@ -123,7 +157,10 @@ class Settings(BaseSettings):
 
     @property
     def _file(self) -> Path:
-        return self.home.resolve() / "routet2i.db"
+        file = self.home.resolve() / "routet2i.db"
+        if "?" in str(file) or not str(file).isprintable():
+            raise UsageError(f"{str(file)!r} holds a sign that no database address can; choose another home")
+        return file
 
     @property
     def pictures(self) -> Path:

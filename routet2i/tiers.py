@@ -5,7 +5,6 @@ somebody else's is asked (`routet2i.provider`) nor which tier a job deserves (`s
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from routet2i.contracts import TierKind
 from routet2i.errors import TierError
+from routet2i.toml_file import read_toml
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REVISION = re.compile(r"[0-9a-f]{40}")
@@ -127,12 +127,7 @@ def read_tiers(path: Path) -> Tiers:
     Raises:
         TierError: names the file, the table, the key, the value, and what to write instead.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TierError(f"cannot read tier file {path}: {error.strerror}; set ROUTET2I_TIERS") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TierError(f"{path} is not valid TOML: {error}") from error
+    document, _ = read_toml(path, what="tier file", setting="ROUTET2I_TIERS", error=TierError)
     tables = document.pop("tier", None)
     routing = document.pop("routing", {})
     if document:
@@ -170,10 +165,19 @@ def _predictor(path: Path, routing: Mapping[str, Any]) -> str:
         )
     if not named.startswith((".", "/", "~")):
         return named
-    folder = (path.parent / Path(named).expanduser()).resolve()
-    if not folder.is_dir():
-        raise TierError(f"{path}: [routing] predictor folder {folder} does not exist")
+    folder = _folder(path.parent, named)
+    if folder is None:
+        raise TierError(f"{path}: [routing] predictor folder {path.parent / named} does not exist")
     return str(folder)
+
+
+def _folder(base: Path, named: str) -> Path | None:
+    """Return an existing folder, absolute; None for anything else, also for what can be no path at all."""
+    try:
+        folder = (base / Path(named).expanduser()).resolve()
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, the home of nobody
+        return None
 
 
 def _routed(
@@ -198,7 +202,7 @@ def _chosen(
     named = routing.get("tiers", [edge, cloud])
     if not isinstance(named, list) or len(set(map(str, named))) < len(named):
         raise TierError(f"{path}: [routing] tiers = {named!r} must be a list of different names")
-    if unknown := [name for name in named if name not in profiles]:
+    if unknown := [name for name in named if not isinstance(name, str) or name not in profiles]:
         raise TierError(f"{path}: [routing] tiers: no tier {unknown[0]!r}; known: {', '.join(profiles)}")
     if not {edge, cloud} <= set(named):
         raise TierError(f"{path}: [routing] tiers must name {edge!r} and {cloud!r} too, not only {named}")
@@ -263,7 +267,7 @@ def _profile(path: Path, name: str, table: Any) -> TierProfile:
         value = table.get(key, default)
         if value is ...:
             raise TierError(f"{where} needs {key}")
-        if wanted is float and type(value) is int:
+        if wanted is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         if value is not None and type(value) is not wanted:
             raise TierError(f"{where} {key} = {value!r} must be a {_CALLED[wanted]}")
@@ -345,11 +349,11 @@ def _check_model(where: str, values: dict[str, Any], *, base: Path) -> None:
     model, revision = values["model"], values["revision"]
     if model.startswith(POCKET):
         return
-    folder = (base / Path(model).expanduser()).resolve()
-    if folder.is_dir():
+    folder = _folder(base, model)
+    if folder is not None:
         values["model"] = str(folder)
     elif model.startswith((".", "/", "~")):
-        raise TierError(f"{where} model folder {folder} does not exist")
+        raise TierError(f"{where} model folder {base / model} does not exist")
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise TierError(f"{where} model = {model!r} must be pocket:NAME, a folder, or OWNER/NAME of a hub")
     elif revision is None or not REVISION.fullmatch(revision):

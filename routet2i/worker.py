@@ -17,10 +17,16 @@ import structlog
 from celery import Celery, signals
 from celery.worker import state as celery_state
 
-from routet2i import failpoints, strategy
+from routet2i import failpoints
 from routet2i.celery_app import LOAD_SECONDS, LONGEST_SECONDS, make_celery
 from routet2i.contracts import MESSAGE_VERSION, TierKind
-from routet2i.errors import DeviceFault, MissingModels, ServiceUnavailable, TierError, UsageError
+from routet2i.errors import (
+    DeviceFault,
+    MissingModels,
+    RouteT2IError,
+    ServiceUnavailable,
+    TierError,
+)
 from routet2i.execution import Buyer, Generator, Outcome, Scorer, Store, run_microbatch
 from routet2i.fakes import FakeGenerator, FakeScorer
 from routet2i.heartbeat import Beats, Heartbeat
@@ -214,7 +220,7 @@ def make_worker(
     app = make_celery(settings, profile=profile, include=[module])
     renderer = Renderer(settings, profile=profile, open_store=open_store, load=load)
 
-    @app.task(name=profile.task_name, bind=True, shared=False, Strategy=strategy.NAME)  # type: ignore[untyped-decorator]
+    @app.task(name=profile.task_name, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def generate(task: Any, **message: Any) -> None:
         renderer.render(message, worker=task.request.hostname)
 
@@ -231,17 +237,17 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
         configure(settings, service=f"worker-{profile.name}")
 
     def refuse(sender: Any, **_: Any) -> None:
-        if sender.app is app and settings.broker_url is None:
-            set_up_log()  # Celery does it later
-            _log.critical("no_broker", remedy="set ROUTET2I_BROKER_URL or type: routet2i up")
-            raise SystemExit(ServiceUnavailable.exit_code)
-        if sender.app is app and profile.endpoint is not None:
-            try:
+        if sender.app is not app:
+            return
+        try:
+            if settings.broker is None:
+                raise ServiceUnavailable("no broker; set ROUTET2I_BROKER_URL or type: routet2i up")
+            if profile.endpoint is not None:
                 settings.api_key(profile.name)
-            except UsageError as error:
-                set_up_log()
-                _log.critical("no_key", tier=profile.name, remedy=str(error))
-                raise SystemExit(error.exit_code) from None
+        except RouteT2IError as error:
+            set_up_log()  # Celery does it later
+            _log.critical("cannot_start", error=str(error))
+            raise SystemExit(error.exit_code) from None
 
     def begin(sender: Any, **_: Any) -> None:
         if sender.app is not app:

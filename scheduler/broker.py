@@ -90,12 +90,17 @@ def check(url: str) -> str:
     Raises:
         ServiceUnavailable: it does not answer, refuses the password, or may evict messages.
     """
-    client = redis.Redis.from_url(
-        url,
-        socket_connect_timeout=ASK_SECONDS,
-        socket_timeout=ASK_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=ASK_SECONDS,
+            socket_timeout=ASK_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except (ValueError, TypeError, redis.RedisError) as error:  # their texts may hold the password
+        raise ServiceUnavailable(
+            f"ROUTET2I_BROKER_URL is no address of a Redis ({type(error).__name__}); write redis://HOST:PORT/0"
+        ) from None
     try:
         client.ping()
         memory, server = client.info("memory"), client.info("server")

@@ -17,6 +17,7 @@ from routet2i.errors import UsageError
 from scheduler.folds import prompt_groups
 from scheduler.predictor.examples import Floats, Labels, Rows
 from scheduler.prs import normalised
+from scheduler.table_lines import table_lines
 
 Range = tuple[float, float]  # lowest and highest value of a scale; becomes 0 and 1
 Cell = tuple[str, str]  # tier, metric
@@ -290,7 +291,7 @@ def _rows(
     reader = None
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(table_lines(file, path=path), delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(reader, [])]
             missing = [column for column in columns if column not in header]
             if missing:

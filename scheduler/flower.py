@@ -10,21 +10,33 @@ import os
 import sys
 
 from routet2i.celery_app import make_celery
+from routet2i.errors import RouteT2IError
 from routet2i.settings import Settings
+from scheduler.running import find_broker
 
 LOOPBACK = "127.0.0.1"  # Flower's own default is every address of the machine
+LEAST_SECRET = 16  # characters
 OPTIONS = (  # reliability.md, section 12; persistence stays off, it is a pickle file
     "--read_only=True",
     "--max_tasks=20000",
     "--purge_offline_workers=60",
+    "--persistent=False",
 )
 
 
 def main(port: int, *, address: str = LOOPBACK) -> None:
     """Serve until SIGTERM; refuse to start as an open page."""
-    if not os.environ.get("FLOWER_BASIC_AUTH"):  # noqa: TID251 - Flower's own variable, no setting of ours
+    environment = os.environ  # noqa: TID251 - Flower's own variables, no settings of ours
+    if not environment.get("FLOWER_BASIC_AUTH", "").partition(":")[2]:
         raise SystemExit("set FLOWER_BASIC_AUTH=USER:PASSWORD; without it anybody could look")
-    app = make_celery(Settings(), profile=None)
+    if len(environment.get("FLOWER_COOKIE_SECRET", "")) < LEAST_SECRET:
+        raise SystemExit(f"set FLOWER_COOKIE_SECRET to {LEAST_SECRET} or more characters nobody can guess")
+    settings = Settings()
+    try:
+        find_broker(settings)
+    except RouteT2IError as error:
+        raise SystemExit(str(error)) from None
+    app = make_celery(settings, profile=None)
     app.start(argv=["flower", f"--address={address}", f"--port={port}", *OPTIONS])
 
 

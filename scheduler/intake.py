@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import re
+import sys
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -64,6 +65,10 @@ _NOT_TEXT: Mapping[bytes, tuple[str, str]] = {  # first bytes of a file -> what 
     b"\xfe\xff": ("is UTF-16", "save it as UTF-8"),
     b"\x1f\x8b": ("is compressed with gzip", "unpack it with gunzip first"),
     b"PK\x03\x04": ("is a zip archive or a spreadsheet", "unpack it, or export it as CSV"),
+    b"BZh": ("is compressed with bzip2", "unpack it with bunzip2 first"),
+    b"\xfd7zXZ\x00": ("is compressed with xz", "unpack it with unxz first"),
+    b"\x28\xb5\x2f\xfd": ("is compressed with zstd", "unpack it with unzstd first"),
+    b"%PDF-": ("is a PDF", "save it as text"),
 }
 _PLANE_ENDS = "".join(f"{chr(plane << 16 | 0xFFFE)}{chr(plane << 16 | 0xFFFF)}" for plane in range(17))
 _FORBIDDEN = re.compile(
@@ -133,6 +138,8 @@ def read_requests(
     seed_base: bytes,
     deadline: Deadline = NO_DEADLINE,
     now_ms: int | None = None,
+    max_file_bytes: int | None = None,
+    max_file_lines: int | None = None,
 ) -> Iterator[GenerationRequest | Rejection]:
     """Yield one request or rejection per line that is not blank, in file order.
 
@@ -145,11 +152,15 @@ def read_requests(
         seed_base: makes the seeds of lines that name none: 31 bits of sha256(seed_base + line number).
         deadline: of lines that name none.
         now_ms: a line whose deadline has passed by then is refused, milliseconds since 1970; None = none is.
+        max_file_bytes: longest file; None = any.
+        max_file_lines: most lines, blank ones too; None = any.
     Raises:
-        IntakeError: the file as a whole is no such file (UTF-16, an archive, a CSV header that is wrong).
+        IntakeError: the file as a whole is no such file (UTF-16, an archive, a CSV header that is wrong), or
+            is too long.
     """
     reader = _Reader(max_prompt_chars=max_prompt_chars, seed_base=seed_base, deadline=deadline, now_ms=now_ms)
-    lines = _lines(stream, max_line_bytes=max_line_bytes)
+    caps = _Caps(left_bytes=max_file_bytes, left_lines=max_file_lines)
+    lines = _lines(stream, max_line_bytes=max_line_bytes, caps=caps)
     if fmt == "csv":
         yield from _read_csv(lines, reader=reader, max_line_bytes=max_line_bytes)
         return
@@ -169,11 +180,31 @@ def read_requests(
             yield request
 
 
-def _lines(stream: BinaryIO, *, max_line_bytes: int) -> Iterator[_Line]:
+@dataclass(kw_only=True, slots=True)
+class _Caps:
+    """What a file may still have; None = any."""
+
+    left_bytes: int | None
+    left_lines: int | None
+
+    def take(self, raw: bytes, *, lines: int) -> None:
+        """Count a piece of the file; raises IntakeError for the first that is too much."""
+        if self.left_bytes is not None:
+            self.left_bytes -= len(raw)
+            if self.left_bytes < 0:
+                raise IntakeError("the file is too long; split it, or set ROUTET2I_MAX_FILE_BYTES")
+        if self.left_lines is not None:
+            self.left_lines -= lines
+            if self.left_lines < 0:
+                raise IntakeError("the file has too many lines; split it, or set ROUTET2I_MAX_FILE_LINES")
+
+
+def _lines(stream: BinaryIO, *, max_line_bytes: int, caps: _Caps) -> Iterator[_Line]:
     """Yield the physical lines; of one that is too long only its hash and size are kept."""
     no = 0
     while raw := stream.readline(max_line_bytes + 2):  # + 2: room for \r\n
         no += 1
+        caps.take(raw, lines=1)
         if no == 1:
             raw = _opening(raw)
         content = raw.removesuffix(b"\n").removesuffix(b"\r")
@@ -185,6 +216,7 @@ def _lines(stream: BinaryIO, *, max_line_bytes: int) -> Iterator[_Line]:
             continue
         digest, size = hashlib.sha256(raw), len(raw)
         while not raw.endswith(b"\n") and (raw := stream.readline(max_line_bytes)):
+            caps.take(raw, lines=0)
             digest.update(raw)
             size += len(raw)
         yield _Line(no=no, raw=b"", sha256=digest.hexdigest(), size=size)
@@ -233,6 +265,10 @@ def _parse_json(text: str) -> dict[str, Any]:
         exact: dict[str, Any] = _UNIQUE.decode(text.strip())
     except RecursionError:
         raise _Refused("the JSON is nested too deeply", _FLATTEN) from None
+    except ValueError:  # the grammar was judged above: Python reads whole numbers of so many digits only
+        raise _Refused(
+            f"a number has more than {sys.get_int_max_str_digits()} digits", "write it as a text, in quotes"
+        ) from None
     return exact
 
 
@@ -354,7 +390,7 @@ def _parse_row(cells: list[str], *, header: list[str]) -> dict[str, Any]:
         if name == "metadata":
             document[name] = _parse_json(cell)
         elif name in INTEGERS:
-            document[name] = int(cell) if _INTEGER.fullmatch(cell.strip()) else cell
+            document[name] = int(cell.strip()) if _INTEGER.fullmatch(cell.strip()) else cell
         else:
             document[name] = cell
     return document
@@ -364,7 +400,7 @@ def _parse_row(cells: list[str], *, header: list[str]) -> dict[str, Any]:
 
 
 class _Reader:
-    """Turns the fields of lines into requests; remembers the custom_ids of one file, 16 bytes each."""
+    """Turns the fields of lines into requests; remembers the custom_ids of one file, 60 bits each."""
 
     def __init__(
         self, *, max_prompt_chars: int, seed_base: bytes, deadline: Deadline, now_ms: int | None
@@ -373,7 +409,7 @@ class _Reader:
         self._seed_base = seed_base
         self._deadline = deadline
         self._now_ms = now_ms
-        self._ids: set[bytes] = set()
+        self._ids: set[int] = set()
 
     def request(self, line_no: int, document: Mapping[str, Any]) -> GenerationRequest:
         """Return the request of one line; raises _Refused for the first thing that is wrong."""
@@ -438,7 +474,8 @@ class _Reader:
         """Refuse a custom_id that an earlier line has; ids by default differ by their line numbers."""
         if not given:
             return
-        digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
+        # a small integer takes half the memory of bytes; two of a million ids meet in 1 of 2 million files
+        digest = int.from_bytes(hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()) >> 4
         if digest in self._ids:
             raise _Refused(
                 f"custom_id {_show(request.custom_id)} is on an earlier line already",
@@ -541,5 +578,8 @@ def _show(value: Any) -> str:
     """Return a value fit for one line of a report: short, nothing unprintable."""
     if type(value) is str:
         return repr(value[:SHOWN]) + ("..." if len(value) > SHOWN else "")
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # orjson reads twice as deep as Python shows
+        return "a value nested hundreds of levels deep"
     return text[:SHOWN] + ("..." if len(text) > SHOWN else "")

@@ -140,8 +140,8 @@ class Stack:
             engine.dispose()
 
     def _start_broker(self) -> None:
-        if self.settings.broker_url is not None:
-            broker.check(self.settings.broker_url.get_secret_value())
+        if (url := self.settings.broker) is not None:
+            broker.check(url)
             return
         for _ in range(BROKER_TRIES):
             prepared = broker.prepare(self._run / "broker")

@@ -59,6 +59,8 @@ def read_prompt_file(
                 max_prompt_chars=settings.max_prompt_chars,
                 seed_base=seed_base,
                 now_ms=now_ms,
+                max_file_bytes=settings.max_file_bytes,
+                max_file_lines=settings.max_file_lines,
             ):
                 empty = False
                 yield item

@@ -62,7 +62,7 @@ class Ratings:
             if metric not in self._known.get((one.prompt, one.tier), set())
         ]
         block = io.StringIO()
-        csv.writer(block, lineterminator="\n").writerows(rows)
+        csv.writer(block, lineterminator="\n").writerows(rows)  # read back by `train` as they are: no export
         with self._path.open("ab") as file:
             file.write(block.getvalue().encode())
         for one in ratings:

@@ -152,7 +152,7 @@ def _cards(rows: Iterator[dict[str, Any]], *, home: Path) -> Iterator[Card]:
     for row in rows:
         yield Card(
             row=row,
-            picture=_data_uri(home / row["image_uri"]) if row["image_uri"] else None,
+            picture=_data_uri(home, row["image_uri"]) if row["image_uri"] else None,
             scores={
                 name.removeprefix("q_"): float(value)
                 for name, value in row.items()
@@ -162,8 +162,11 @@ def _cards(rows: Iterator[dict[str, Any]], *, home: Path) -> Iterator[Card]:
         )
 
 
-def _data_uri(path: Path) -> str | None:
-    """Return a PNG file as a data: URI, None if it is gone."""
+def _data_uri(home: Path, name: str) -> str | None:
+    """Return a PNG file of a home as a data: URI; None if it is gone, or lies elsewhere."""
+    path = (home / name).resolve()
+    if not path.is_relative_to(home.resolve()):
+        return None
     try:
         return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
     except OSError:

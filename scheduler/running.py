@@ -32,9 +32,10 @@ def find_broker(settings: Settings) -> str:
 
     Raises:
         ServiceUnavailable: there is neither.
+        UsageError: the setting is no address, or lies open (`routet2i.exposure`).
     """
-    if settings.broker_url is not None:
-        return settings.broker_url.get_secret_value()
+    if (url := settings.broker) is not None:
+        return url
     stack = running(settings.home)
     if stack is None or not stack["broker_url"]:
         raise ServiceUnavailable(

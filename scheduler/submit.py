@@ -9,7 +9,6 @@ SQL nor how a line is parsed.
 import contextlib
 import hashlib
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from scheduler.intake import Format, guess_format, read_requests
 from scheduler.promise import Promise, dollars
 
 LINES_PER_COMMIT = 5000  # short enough a transaction for others to get in, long enough to be fast
+COPY_BYTES = 1 << 20  # of a pipe at once
 REPORTED = 1000  # rejections a Submission carries; the database has all of them
 INGESTING = "ingesting"  # state of a batch whose file is not yet wholly written
 
@@ -155,7 +155,7 @@ def submit_file(
     if preview is not None:
         promise = Promise(preview, tiers=tiers, fmt=fmt, source=source)
         budget_micro_usd = promise.limit(budget_micro_usd)
-    with _opened(path) as stream:
+    with _opened(path, max_bytes=settings.max_file_bytes) as stream:
         lines = _Lines(
             stream=stream,
             source=source,
@@ -237,8 +237,8 @@ def queue_limits(settings: Settings) -> QueueLimits:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | None) -> Iterator[BinaryIO]:
-    """Open a file that can be read twice; a pipe is copied to a temporary file."""
+def _opened(path: Path | None, *, max_bytes: int) -> Iterator[BinaryIO]:
+    """Open a file that can be read twice; a pipe is copied to a temporary file, a byte too much at most."""
     with contextlib.ExitStack() as stack:
         if path is None:
             stream: BinaryIO = sys.stdin.buffer
@@ -249,7 +249,9 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
                 raise IntakeError(f"cannot read {path}: {error.strerror}; check the name") from error
         if path is None or not stream.seekable():
             copy = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
-            shutil.copyfileobj(stream, copy)
+            left = max_bytes + 1
+            while left and (piece := stream.read(min(left, COPY_BYTES))):
+                left -= copy.write(piece)
             copy.seek(0)
             stream = copy
         yield stream
@@ -282,6 +284,8 @@ class _Lines:
                 seed_base=seed_base,
                 deadline=self.deadline,
                 now_ms=self.now_ms,
+                max_file_bytes=self.settings.max_file_bytes,
+                max_file_lines=self.settings.max_file_lines,
             )
         except IntakeError as error:
             raise IntakeError(f"{self.source}: {error}") from None

@@ -23,10 +23,11 @@ import torch
 import transformers
 from PIL import Image
 
-from routet2i import pocket
 from routet2i.errors import DeviceFault, GenerationFailed, ModelError
 from routet2i.execution import LOST_DEVICE, RenderRequest
-from routet2i.tiers import POCKET, TierProfile
+from routet2i.model_folder import check_index
+from routet2i.models.hub import local_folder
+from routet2i.tiers import TierProfile
 
 PIPELINES = {  # architectures whose noise and arguments this module knows
     "StableDiffusionPipeline": diffusers.StableDiffusionPipeline,
@@ -51,13 +52,14 @@ def load_generator(profile: TierProfile, *, device: str) -> "DiffusersGenerator"
         raise ModelError(
             f"tier {profile.name!r} is drawn at {profile.endpoint}; there is no model to load here"
         )
-    source = model_folder(profile.model)
+    source = local_folder(profile.model)
     local = source is not None
     where: dict[str, Any] = {"revision": profile.revision, "local_files_only": local}
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
         index = diffusers.DiffusionPipeline.load_config(str(source or profile.model), **where)
+        check_index(profile.model, index)
         architecture = PIPELINES[_architecture(profile, index)]
         unguarded: dict[str, Any] = {"safety_checker": None} if "safety_checker" in index else {}
         if "requires_safety_checker" in index:
@@ -81,14 +83,6 @@ def load_generator(profile: TierProfile, *, device: str) -> "DiffusersGenerator"
         ) from error
     revision = folder_revision(source) if source is not None else str(profile.revision)
     return DiffusersGenerator(pipeline, profile=profile, revision=revision)
-
-
-def model_folder(model: str) -> Path | None:
-    """Return the folder of a packaged or local model, None for a hub id."""
-    if model.startswith(POCKET):
-        return pocket.folder(model.removeprefix(POCKET))
-    path = Path(model)
-    return path if path.is_dir() else None
 
 
 @functools.cache

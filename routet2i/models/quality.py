@@ -26,7 +26,8 @@ from PIL import Image
 
 from routet2i.errors import ModelError
 from routet2i.metrics import MetricSet
-from routet2i.models.generation import model_folder, resolve_device
+from routet2i.models.generation import resolve_device
+from routet2i.models.hub import hub_folder, local_folder
 from routet2i.pocket.world import Altered, altered_prompts
 
 ALTERED = 4  # J: altered prompts that a prompt is contrasted with; more of them measure no better
@@ -43,14 +44,15 @@ def load_scorer(
     """Load an open_clip model and embed the metrics' texts once.
 
     Args:
-        model: `pocket:clip`, a folder with `open_clip_config.json` and safetensors, or `hf-hub:OWNER/NAME`.
+        model: `pocket:clip`, a folder with `open_clip_config.json` and safetensors, or
+            `hf-hub:OWNER/NAME@COMMIT`, of which only safetensors and JSON are fetched.
         device: auto, cpu, cuda, cuda:0 ...
         alter: returns a prompt's near misses, drawn from its own generator; by default the shape world's.
 
     Raises:
         ModelError: the model cannot be loaded.
     """
-    name = model if model.startswith(HUB) else f"local-dir:{_checked(model)}"
+    name = f"local-dir:{_checked(model)}"
     place = resolve_device(device)
     try:
         clip, preprocess = open_clip.create_model_from_pretrained(name, device=place, precision="fp32")
@@ -156,10 +158,10 @@ def _near_misses(text: str, rng: np.random.Generator) -> Altered:
 
 
 def _checked(model: str) -> Path:
-    """Return a local open_clip folder after a look at what open_clip would let pass: pickles, remote code."""
-    folder = model_folder(model)
+    """Return an open_clip folder after a look at what open_clip would let pass: pickles, remote code."""
+    folder = hub_folder(model.removeprefix(HUB)) if model.startswith(HUB) else local_folder(model)
     if folder is None:
-        raise ModelError(f"no scorer {model!r}: write pocket:clip, a folder, or {HUB}OWNER/NAME")
+        raise ModelError(f"no scorer {model!r}: write pocket:clip, a folder, or {HUB}OWNER/NAME@COMMIT")
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder} holds no safetensors; open_clip would fall back to pickles, which run code"

@@ -13,13 +13,23 @@ import typer
 from typer.core import TyperGroup
 
 from routet2i import __version__
-from routet2i.errors import RouteT2IError
+from routet2i.errors import RouteT2IError, UsageError
 from scheduler.cli.session import log_to_stderr
 from scheduler.cli.show import clean, console
 
 
 class OneLineErrors(TyperGroup):
     """Turns this project's errors into one line and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what is no text; see click's Group."""
+        for number, argument in enumerate(args, 1):
+            if not argument.isascii() and any("\ud800" <= one <= "\udfff" for one in argument):
+                console(stderr=True).print(
+                    f"error: argument {number} is not UTF-8; rename the file, or retype it"
+                )
+                raise typer.Exit(UsageError.exit_code)
+        return list(super().parse_args(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see click's Group."""

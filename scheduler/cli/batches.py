@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +43,7 @@ def micro_usd(text: str) -> int:
     """Return dollars as micro-dollars; raises UsageError for what is no amount."""
     try:
         amount = Decimal(text.removeprefix("$")) * 1_000_000
-    except InvalidOperation:
+    except (InvalidOperation, Overflow):
         amount = Decimal(-1)
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value() or amount > 10**15:
         raise UsageError(f"{text!r} is no amount in dollars; write e.g. --budget 2.50")

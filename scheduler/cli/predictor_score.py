@@ -3,7 +3,6 @@
 It reads, asks for a few hundred prompts at a time, and prints; what is said is the predictor's.
 """
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from scheduler.cli.networks import as_network, open_named
 from scheduler.cli.prompt_lines import PromptLines
 from scheduler.cli.results import output_stream
 from scheduler.cli.session import read_settings
-from scheduler.cli.show import as_json
+from scheduler.cli.show import as_json, write_csv
 from scheduler.predictor.interface import Predictor
 
 BATCH = 256  # prompts asked about at once: the encoder sorts them by length, and little of it is padding
@@ -94,10 +93,7 @@ def _rows(prompts: Iterator[str], *, ask: Ask) -> Iterator[Row]:
 
 
 def _write_csv(rows: Iterator[Row], columns: Sequence[str], stream: IO[str]) -> None:
-    writer = csv.writer(stream, lineterminator="\n")  # a prompt is read back as it was, formula signs too
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([row[column] for column in columns])
+    write_csv(rows, columns=columns, stream=stream)
 
 
 def _write_json(rows: Iterator[Row], _: Sequence[str], stream: IO[str]) -> None:

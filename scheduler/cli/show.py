@@ -58,7 +58,9 @@ def span(seconds: float) -> str:
 def clean(text: str) -> str:
     """Return a text in one line that cannot move a terminal's cursor or reorder what is read."""
     kept = _CONTROL.sub(" ", text)
-    return "".join("\ufffd" if unicodedata.category(one) in ("Cf", "Cs", "Co") else one for one in kept)
+    return "".join(
+        "\ufffd" if unicodedata.category(one) in ("Cf", "Cs", "Co", "Zl", "Zp") else one for one in kept
+    )
 
 
 def shortened(text: str, *, width: int) -> str:

@@ -15,6 +15,7 @@ from routet2i.errors import ModelError
 
 NAME = "routet2i"
 FORMAT = 1  # of the files; another one is refused
+MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES = 16 << 20, 1 << 30
 MANIFEST, WEIGHTS = "predictor.json", "weights.safetensors"
 
 
@@ -40,8 +41,8 @@ def read_artefact(folder: Path) -> Artefact:
         ModelError: it is missing, no such predictor, of another format, or was changed after it was written.
     """
     try:
-        manifest = (folder / MANIFEST).read_text(encoding="utf-8")
-        weights = (folder / WEIGHTS).read_bytes()
+        manifest = _read(folder / MANIFEST, most=MAX_MANIFEST_BYTES).decode("utf-8")
+        weights = _read(folder / WEIGHTS, most=MAX_WEIGHTS_BYTES)
     except OSError as error:
         raise ModelError(
             f"cannot read predictor {folder}: {error.strerror} ({error.filename}); "
@@ -50,6 +51,19 @@ def read_artefact(folder: Path) -> Artefact:
     except UnicodeDecodeError as error:
         raise ModelError(f"{folder / MANIFEST} is no text ({error}); train it again") from error
     return check_artefact(manifest, weights, where=str(folder))
+
+
+def _read(path: Path, *, most: int) -> bytes:
+    """Return a file's bytes; a link out of its folder, or a file that is far too long, is none of ours."""
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ModelError(f"{path} is a link out of its folder; copy the file into it")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ModelError(
+            f"{path} has more than {most} bytes, so it is no file of a predictor; train it again"
+        )
+    return content
 
 
 def check_artefact(manifest: str, weights: bytes, *, where: str) -> Artefact:
@@ -61,16 +75,21 @@ def check_artefact(manifest: str, weights: bytes, *, where: str) -> Artefact:
         ModelError: they are no such predictor, of another format, or one was changed after it was written.
     """
     try:
-        content = json.loads(manifest)
-    except ValueError as error:
+        content = json.loads(manifest, parse_constant=_refuse)
+        found = version_of(content) if isinstance(content, dict) else None
+    except (ValueError, RecursionError) as error:  # no JSON, a lone surrogate, nested without end
         raise ModelError(f"{where}: {MANIFEST} is no JSON ({error}); train it again") from error
     if not isinstance(content, dict) or (content.get("format"), content.get("name")) != (FORMAT, NAME):
         raise ModelError(f"{where} is no {NAME} predictor of format {FORMAT}; train it again")
     if content.get("weights_sha256") != hashlib.sha256(weights).hexdigest():
         raise ModelError(f"{where}: {WEIGHTS} is not the file {MANIFEST} was written with; train it again")
-    if content.get("version") != version_of(content):
+    if content.get("version") != found:
         raise ModelError(f"{where}: {MANIFEST} was changed after it was written; train it again")
     return Artefact(manifest=manifest, content=content, weights=weights, where=where)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
 def version_of(content: Mapping[str, Any]) -> str:

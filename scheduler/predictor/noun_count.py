@@ -7,6 +7,7 @@ pictures nor money. The fit is a pure function of scores that somebody else has 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from scheduler.predictor.yardsticks import make_yardstick
 from scheduler.prs import Floats, fit_scale, isotonic_decreasing, normalised, prs, superiority
 
 NAME = "noun_count"
+MAX_BYTES = 16 << 20  # of the artefact
 FORMAT = 1  # of the artefact's JSON; another one is refused
 DECIMALS = 6  # of every number in the artefact: far below what the fit can know
 SHRINKAGE = 10  # prompts by which a count's mean scores are drawn to the mean of all (routing.md section 7)
@@ -203,7 +205,8 @@ def read_artefact(path: Path) -> Artefact:
         ModelError: it is missing, is no such artefact, or was changed after it was fitted.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = json.loads(file.read(MAX_BYTES), parse_constant=_refuse)
         version = content["version"]
         rows = tuple(_row(number, entry) for number, entry in enumerate(content["table"]))
         pair = {kind: str(content["pair"][kind]) for kind in TIERS}
@@ -213,21 +216,25 @@ def read_artefact(path: Path) -> Artefact:
             weights=np.array([content["weights"][metric] for metric in metrics]),
             spans=content["gamma"] * np.array([content["gaps"][metric] for metric in metrics]),
         )
+        if not all(
+            0 < number < math.inf for number in (*yardstick.weights.values(), *yardstick.spans.values())
+        ):
+            raise ValueError("a weight, a gap or gamma is not above 0 and finite")
         known = (content["format"], content["name"]) == (FORMAT, NAME)
+        changed = version != (found := _version(content))
     except FileNotFoundError:
         raise ModelError(
             f"there is no predictor artefact {path}; fit one, or set ROUTET2I_PREDICTOR=prompt_length"
         ) from None
     except OSError as error:
         raise ModelError(f"cannot read the predictor artefact {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is no {NAME} artefact ({error!r}); fit it again") from error
     if not known or not rows:
         raise ModelError(f"{path} is no {NAME} artefact of format {FORMAT}; fit it again")
-    if version != _version(content):
+    if changed:
         raise ModelError(
-            f"{path} was changed after it was fitted: version {version!r}, content {_version(content)!r}; "
-            "fit it again"
+            f"{path} was changed after it was fitted: version {version!r}, content {found!r}; fit it again"
         )
     if content.get("stop_words") != _stop_words_hash():
         raise ModelError(f"{path} was fitted with another stop list than this program's; fit it again")
@@ -244,6 +251,10 @@ def _row(number: int, entry: Mapping[str, Any]) -> Row:
         kind: {metric: _unit(value) for metric, value in entry["scores"][kind].items()} for kind in TIERS
     }
     return Row(prs=_unit(entry["prs"]), scores=scores)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
 def _unit(value: Any) -> float:

@@ -34,6 +34,7 @@ from scheduler.predictor.wording import NAMES, wording
 from scheduler.prs import Scale
 
 MAX_BATCH = 64  # prompts in one forward pass
+MAX_SIZE, MAX_MEMBERS = 16_384, 16  # far beyond any sensible network; what a stranger's manifest may ask for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +142,15 @@ def parse_trained(manifest: str, weights: bytes, *, where: str) -> Trained:
 def _understood(artefact: Artefact) -> Trained:
     try:
         return _trained(artefact.content, load(artefact.weights))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        MemoryError,
+        SafetensorError,
+    ) as error:
         raise ModelError(f"{artefact.where} is no {NAME} predictor ({error!r}); train it again") from error
 
 
@@ -177,6 +186,9 @@ def _manifest(trained: Trained, weights: bytes) -> dict[str, Any]:
 
 def _trained(content: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Trained:
     width, tiers, metrics = content["shape"]
+    _check_sizes(content)
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise ValueError("weights that are not finite")
     beside = content["beside"]
     if beside not in ([], list(NAMES)):
         raise ValueError(f"it counts {beside}")
@@ -184,7 +196,7 @@ def _trained(content: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Trai
         NetworkConfig(**content["network"]), width=width, tiers=tiers, metrics=metrics, beside=len(beside)
     )
     network.load_state_dict(state)
-    return Trained(
+    made = Trained(
         network=network.eval().requires_grad_(False),
         tiers=tuple(content["tiers"]),
         metrics=tuple(content["metrics"]),
@@ -204,3 +216,32 @@ def _trained(content: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Trai
         seed=content["seed"],
         history=tuple(Epoch(**epoch) for epoch in content["history"]),
     )
+    _check_numbers(made, tiers=tiers, metrics=metrics)
+    return made
+
+
+def _check_sizes(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for sizes that no predictor has: the network is built before its weights are seen."""
+    sizes = [*content["shape"], *(value for value in content["network"].values() if type(value) is int)]
+    if any(type(size) is not int or not 0 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"sizes {sizes}, each must be a whole number up to {MAX_SIZE}")
+    if content["network"].get("members", 0) > MAX_MEMBERS:
+        raise ValueError(f"more than {MAX_MEMBERS} members")
+
+
+def _check_numbers(trained: Trained, *, tiers: int, metrics: int) -> None:
+    """Raise ValueError for constants of another shape, not finite, or that nothing can be divided by."""
+    shapes = {"weights": (metrics,), "means": (metrics,), "score_slopes": (metrics,)}
+    for name, shape in {**shapes, "score_offsets": (tiers, metrics)}.items():
+        numbers = getattr(trained, name)
+        if numbers.dtype.kind not in "fi" or numbers.shape != shape or not np.isfinite(numbers).all():
+            raise ValueError(f"{name} {numbers!r}")
+    gaps, gamma = trained.scale.gaps, trained.scale.gamma
+    if gaps.shape != (metrics,) or not (np.isfinite(gaps).all() and (gaps > 0).all()):
+        raise ValueError(f"gaps {gaps!r}")
+    if type(gamma) is not float or not 0.0 < gamma < np.inf:
+        raise ValueError(f"gamma {gamma!r}")
+    if (len(trained.tiers), len(trained.metrics)) != (tiers, metrics) or not all(
+        isinstance(name, str) for name in (*trained.tiers, *trained.metrics, trained.encoder)
+    ):
+        raise ValueError("names that do not fit its shape")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from routet2i.errors import UsageError
 from scheduler.simulation.traces import Counts, Floats
+from scheduler.table_lines import table_lines
 
 TIME, PROMPT, PRS, PICTURES = "at_seconds", "prompt", "prs", "n"
 MOST_PICTURES = 64  # of one job
@@ -45,7 +46,7 @@ def read_trace(path: Path) -> OwnTrace:
     rejected: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True, restkey="", restval="")
+            reader = csv.DictReader(table_lines(file, path=path), strict=True, restkey="", restval="")
             column = _column(path, [name.strip() for name in reader.fieldnames or ()])
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             for row in reader:
@@ -80,7 +81,7 @@ def _parsed(row: dict[str, str], *, column: str) -> tuple[float, str | float, in
         raise ValueError("more columns than the header; put a text that contains a comma in double quotes")
     at = _number(row[TIME], name=TIME, low=-LONGEST, high=LONGEST)
     text = row.get(PICTURES, "").strip() or "1"
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_PICTURES):
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= MOST_PICTURES):
         raise ValueError(f"{PICTURES} = {text!r}; write a whole number from 1 to {MOST_PICTURES}")
     if column == PRS:
         return at, _number(row[PRS], name=PRS, low=0.0, high=1.0), int(text)

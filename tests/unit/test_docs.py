@@ -220,9 +220,29 @@ def test_every_link_and_file_in_the_readme_exists() -> None:
     paths = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(
         re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", README)
     )
-    products = {"demo/report.html", "HOME/routet2i.db", "reports/bench.json"}
+    products = {"demo/report.html", "HOME/routet2i.db", "reports/bench.json", "dist/sbom.json"}
     # Then they exist
     assert {path for path in paths - products if not (ROOT / path).exists()} == set()
+
+
+def test_the_page_of_security_names_files_settings_commands_and_targets_that_exist() -> None:
+    # Given what the page quotes
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    quoted = set(re.findall(r"`([^`\n]+)`", page))
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    # When each is looked up, then it is there
+    files = {one for one in quoted if re.fullmatch(r"(routet2i|scheduler|db|docker|tests)/[\w./]+\.\w+", one)}
+    assert len(files) > 15
+    assert {one for one in files if not (ROOT / one).exists()} == set()
+    named = {
+        one.partition("=")[0].removeprefix("ROUTET2I_").lower()
+        for one in quoted
+        if one.startswith("ROUTET2I_")
+    }
+    assert named <= set(Settings.model_fields)
+    typed = {" ".join(one.split()[1:3]) for one in quoted if one.startswith("routet2i ")}
+    assert all(one in commands() or one.split()[0] in commands() for one in typed)
+    assert set(re.findall(r"\bmake ([a-z]+)\b(?=`| FUZZ|\n)", page)) <= targets
 
 
 def test_the_first_ten_lines_tell_what_goes_in_and_what_comes_out() -> None:

@@ -141,7 +141,7 @@ def test_a_long_prompt_is_cut_at_what_the_encoder_can_read(bert):
         ("pocket:nothing", ModelError, "known: edge"),
         ("pocket:clip", ModelError, "use minilm"),
         ("pocket:edge@9", UsageError, "layers 0 to 4"),
-        ("./no/such/folder", ModelError, "folder or hub id"),
+        ("./no/such/folder", ModelError, "is no folder"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_with_a_remedy(name, error, remedy, monkeypatch):

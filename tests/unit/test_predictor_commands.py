@@ -120,9 +120,9 @@ def test_scores_are_printed_without_drawing_anything(school, of):
     # When they are scored by any name of the predictor
     name = {"folder": folder / "mine", "version": told["version"], "name": "my-ratings"}[of]
     scored = routet2i(home, "predictor", "score", file, "--predictor", name)
-    # Then the CSV has every prompt as it was, and all predictions
+    # Then the CSV has every prompt, behind an apostrophe where a sheet would run it, and all predictions
     rows = list(csv.DictReader(io.StringIO(scored.stdout, newline=""), strict=True))
-    assert [row["prompt"] for row in rows] == prompts
+    assert [row["prompt"] for row in rows] == [prompts[0], f"'{prompts[1]}", prompts[2]]
     parts = ("d", "edge", "cloud")
     assert list(rows[0]) == ["prompt", "prs", *(f"{part}_{metric}" for part in parts for metric in METRICS)]
     for row in rows:
@@ -163,8 +163,8 @@ def test_a_rule_scores_without_database_and_without_prompts(tmp_path):
         *("--predictor", "random", "--format", "json"),
     )
     # Then there is a PRS and nothing else, or no row at all
-    assert good.stdout.splitlines()[0] == "prompt,prs"
-    assert good.stdout.splitlines()[1].startswith("a red star,0.4")
+    assert good.stdout.splitlines()[0] == '"prompt","prs"'
+    assert good.stdout.splitlines()[1].startswith('"a red star","0.4')
     assert (json.loads(bad.stdout), bad.exit_code) == ([], Exit.REJECTED)
     assert not (tmp_path / "home").exists()
 

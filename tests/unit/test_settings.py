@@ -20,11 +20,11 @@ def test_the_default_is_sqlite_in_the_home_and_the_packaged_pair(
 
 
 def test_the_environment_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROUTET2I_DATABASE_URL", "postgresql+psycopg://me:secret@host/db")
+    monkeypatch.setenv("ROUTET2I_DATABASE_URL", "postgresql+psycopg://me:secret@host/db?sslmode=verify-full")
     monkeypatch.setenv("ROUTET2I_LEASE_SECONDS", "3")
     monkeypatch.setenv("ROUTET2I_FAKE_MODELS", "1")
     settings = Settings()
-    assert settings.database == "postgresql+psycopg://me:secret@host/db"
+    assert settings.database == "postgresql+psycopg://me:secret@host/db?sslmode=verify-full"
     assert settings.lease_seconds == 3
     assert settings.fake_models
 
