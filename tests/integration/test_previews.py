@@ -270,7 +270,9 @@ def test_a_preview_that_was_cut_off_cannot_be_submitted(repository, tmp_path):
 @pytest.mark.parametrize("table", ["preview", "preview_line"])
 @pytest.mark.parametrize("verb", ["UPDATE {} SET micro_usd = 1", "DELETE FROM {}"])
 def test_a_promise_is_never_changed(repository, tmp_path, table, verb):
-    preview(repository, write(tmp_path / "a.jsonl", [1]))
+    # Given a preview that a batch names
+    stored, _ = preview(repository, write(tmp_path / "a.jsonl", [1]))
+    submit(repository, tmp_path / "a.jsonl", stored)
     with pytest.raises(DBAPIError, match=f"{table} is append-only"), repository.engine.begin() as connection:
         connection.execute(text(verb.format(table)))
 
