@@ -10,7 +10,7 @@ KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/d
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test lint bench routing allocation chaos chaos-full hostile audit lock
+.PHONY: help setup install demo up test long lint bench routing allocation chaos chaos-full hostile audit lock
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ up: setup ## run everything on this machine until Ctrl-C
 
 test: lint ## lint, then every test that needs no accelerator
 	$(BIN)/python -m pytest
+
+long: setup ## the tests of the protocol for longer: every statement of every pair, thousands of orders
+	$(BIN)/python -m pytest -m long
 
 lint: setup ## ruff, types, import rules
 	$(BIN)/ruff check .

@@ -147,6 +147,8 @@ def promote(connection: Connection, *, version: str, who: str, reason: str) -> b
     known = run(connection, "SELECT 1 FROM predictor WHERE version = :version", {"version": version}).scalar()
     if known is None:
         raise NotFound(f"no predictor version {version!r} in the registry; type: routet2i predictor list")
+    if connection.dialect.name == "postgresql":  # people who promote at once go one by one
+        run(connection, "LOCK TABLE promotion IN SHARE ROW EXCLUSIVE MODE")
     if live(connection) == version:
         return False
     run(

@@ -36,7 +36,10 @@ TURN_SECONDS = 0.001  # pause between two tries to become SQLite's writer
 STATEMENT_MS = 30_000  # longest statement on PostgreSQL: ten times the slowest we measured, rows in millions
 TRIES = 5  # of a transaction that lost against another one (busy, deadlock, serialization)
 AGAIN = ("40001", "40P01", "55P03")  # PostgreSQL: serialization failure, deadlock, lock not available
-READ_ONLY = "25006"  # PostgreSQL: a standby, or a server that was switched to read-only for a while
+AWAY = (  # PostgreSQL, as errors that are called internal
+    "25006",  # read-only: a standby, or a server that was switched for a while
+    "25P03",  # the session was idle in a transaction for too long: this process was stopped
+)
 UNDEFINED_TABLE = "42P01"
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_302_912  # any constant: one upgrade at a time on PostgreSQL
@@ -202,7 +205,7 @@ def _translated(engine: Engine) -> Iterator[None]:
             raise SchemaMismatch(f"the database has not our tables; {REMEDY}") from error
         if isinstance(error, ProgrammingError):
             raise
-        if isinstance(error, InternalError) and getattr(error.orig, "sqlstate", None) != READ_ONLY:
+        if isinstance(error, InternalError) and getattr(error.orig, "sqlstate", None) not in AWAY:
             raise
         raise ServiceUnavailable(
             f"database {_address(engine)} does not answer: {_first_line(error)}; "

@@ -43,11 +43,13 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
     pause = round(resend_seconds * 1000)
     return run(
         connection,
-        """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND sent_at_ms <= {NOW} - CASE
+        """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND id IN (
+            SELECT id FROM microbatch WHERE state = 'sent' AND sent_at_ms <= {NOW} - CASE
             WHEN EXISTS (SELECT 1 FROM worker w WHERE w.tier = microbatch.tier AND w.state = 'idle'
                 AND w.heartbeat_ms >= {NOW} - :silence) THEN CAST(:pause AS bigint)
             WHEN deliveries > 16 OR CAST(:pause AS bigint) * (1 << (deliveries - 1)) > :longest THEN :longest
-            ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END""",
+            ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END
+            ORDER BY id {SKIP_LOCKED})""",
         {
             "pause": pause,
             "longest": max(pause, LONGEST_RESEND_MS),
@@ -77,6 +79,12 @@ def expire(
     No unfinished job: done. One, after `max_deaths`: dead, the job failed as poison. Fewer than two deaths:
     ready. Several jobs: split into one microbatch per job, which inherit the deaths. Else ready.
     """
+    # a cancellation holds the batch alone: it has locked microbatches, and no job may go on to another one
+    run(
+        connection,
+        "SELECT 1 FROM batch WHERE id = (SELECT batch_id FROM microbatch WHERE id = :id) {SHARE}",
+        {"id": microbatch_id},
+    )
     row = run(
         connection,
         f"""UPDATE microbatch SET lease_until_ms = {{NOW}},

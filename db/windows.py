@@ -130,7 +130,9 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
         require_term(connection, term=plan.leader_term)
     shadow_batch = None if plan.shadows is None else shadows.open_batch(connection, plan.shadows)
     batches = _lock_batches(connection, plan)
-    sharing = clients.lock(connection, {*batches.values(), *_clients_of(connection, plan.deferred)})
+    sharing = clients.lock(connection, set(batches.values()))
+    if (known := _recorded(connection, plan.window_id)) is not None:  # while we waited for our turn
+        return known
     proposed, queued = _still_queued(connection, plan, batches)
     granted, refused = _reserve(
         connection, plan, proposed, shadow=None if shadow_batch is None else shadow_batch.account
@@ -172,21 +174,22 @@ def _recorded(connection: Connection, window_id: str) -> RecordedWindow | None:
 
 
 def _lock_batches(connection: Connection, plan: WindowPlan) -> dict[str, str]:
-    """Return batch id -> client of the plan's batches that are still open."""
+    """Return batch id -> client of the plan's batches that are still open, also of those it only defers."""
+    ids = {microbatch.batch_id for microbatch in plan.microbatches} | _batches_of(connection, plan.deferred)
     rows = run(
         connection,
         "SELECT id, client FROM batch WHERE id IN {IDS} AND state = 'open' ORDER BY id {SHARE}",
-        {"ids": pack_ids({microbatch.batch_id for microbatch in plan.microbatches})},
+        {"ids": pack_ids(ids)},
     ).all()
     return {row.id: row.client for row in rows}
 
 
-def _clients_of(connection: Connection, deferred: Sequence[tuple[str, str]]) -> set[str]:
+def _batches_of(connection: Connection, deferred: Sequence[tuple[str, str]]) -> set[str]:
     """Return whose jobs these are."""
     if not deferred:
         return set()
     ids = pack_ids({job_id for job_id, _ in deferred})
-    found = run(connection, "SELECT DISTINCT client FROM job WHERE id IN {IDS}", {"ids": ids}).scalars()
+    found = run(connection, "SELECT DISTINCT batch_id FROM job WHERE id IN {IDS}", {"ids": ids}).scalars()
     return set(found.all())
 
 
@@ -202,7 +205,12 @@ def _still_queued(
         connection,
         """SELECT id, batch_id, width, height, n FROM job
             WHERE id IN {IDS} AND state = 'queued' ORDER BY id {LOCK}""",
-        {"ids": pack_ids({a.job_id for m in plan.microbatches for a in m.assignments})},
+        {
+            "ids": pack_ids(
+                {a.job_id for m in plan.microbatches for a in m.assignments}
+                | {job_id for job_id, _ in plan.deferred}  # they change after the budgets are locked
+            )
+        },
     ).all()
     jobs = {row.id: Queued(row.batch_id, row.width, row.height, row.n) for row in rows}
     kept = (

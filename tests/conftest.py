@@ -323,7 +323,7 @@ def shop(repository: Repository) -> Shop:
     return Shop(repository)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shop_of() -> type[Shop]:
     """The class of `shop`, for tests that make their own repositories."""
     return Shop

@@ -4,14 +4,18 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import pytest
+from sqlalchemy import event, text
 
-from db import ledger
+from db import ledger, sweeping
 from db.ledger import Wish, batch_account
-from db.session import write
+from db.repository import Repository
+from db.session import transaction, write
 from routet2i.contracts import ShadowPlan, ShadowTier, TierKind, new_id
+from routet2i.errors import ServiceUnavailable
 
 T = TypeVar("T")
 
@@ -183,6 +187,34 @@ def test_two_sweepers_count_one_death(repository, shop):
         assert shop.read("SELECT deaths FROM microbatch WHERE batch_id = :id", id=batch_id) == 1
         assert shop.is_sound()
         shop.work()
+
+
+def test_a_sweeper_waits_for_no_message_that_a_cancellation_holds(make_database, shop_of):
+    # Given two lost messages, of which a cancellation has locked one
+    engine = make_database("postgresql")
+    shop = shop_of(Repository(engine))
+    shop.submit(2)
+    shop.window(size=1)
+    first, second = (one.microbatch_id for one in shop.repository.mark_sent(limits={"cloud": 2}))
+    shop.change("UPDATE microbatch SET sent_at_ms = 1")
+    with transaction(engine) as cancellation:
+        cancellation.execute(text("SELECT 1 FROM microbatch WHERE id = :id FOR NO KEY UPDATE"), {"id": first})
+        # When the sweeper sends what was lost
+        resent = write(engine, partial(sweeping.resend, resend_seconds=30.0))
+        # Then it takes the other one, so that the two never wait for each other
+        assert resent == 1
+    assert shop.read("SELECT id FROM microbatch WHERE state = 'ready'") == second
+    engine.dispose()
+
+
+def test_a_database_that_only_reads_is_said_to_be_unavailable(make_database, shop_of):
+    # Given PostgreSQL that has become a standby, or whose disk is protected
+    engine = make_database("postgresql")
+    event.listen(engine, "begin", lambda c: c.exec_driver_sql("SET TRANSACTION READ ONLY"))
+    # When somebody writes, then it is the database's fault, not an error of ours
+    with pytest.raises(ServiceUnavailable, match="read-only transaction"):
+        Repository(engine).elect(holder="a", ttl_seconds=1)
+    engine.dispose()
 
 
 def test_a_zombie_with_an_old_fence_is_refused_everything(repository, shop):

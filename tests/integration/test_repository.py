@@ -1,37 +1,23 @@
-"""The verbs, on SQLite and PostgreSQL; then all of them in any order, by a state machine."""
+"""The verbs one by one, on SQLite and PostgreSQL; in any order they stand in test_protocol.py."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 from sqlalchemy import Engine, text
 
 from db import turns
-from db.audit import check_invariants, rejections
+from db.audit import rejections
 from db.dialects import run
 from db.repository import Repository
 from db.session import reading
 from routet2i.contracts import (
     BudgetPolicy,
-    Claim,
     GenerationRequest,
     JobState,
     Purse,
     Rejection,
     Scope,
-    WindowPlan,
-    new_id,
 )
 from routet2i.errors import Conflict, LeaseLost, NotFound, RouteT2IError
 
@@ -608,159 +594,3 @@ def test_claim_and_window_walk_an_index(engine):
     assert "ix_job_microbatch" in jobs
     expired = plan_of(engine, "SELECT id FROM microbatch WHERE state = 'claimed' AND lease_until_ms < 5")
     assert "ix_microbatch_lease" in expired
-
-
-# ---------------------------------------------------------------- any order
-
-
-class RepositoryMachine(RuleBasedStateMachine):
-    """Calls the verbs in any order, with workers that die, come back late, repeat and are cancelled."""
-
-    def __init__(self, make_engine: Callable[[], Engine], make_shop: Callable[[Repository], object]) -> None:
-        super().__init__()
-        self.engine = make_engine()
-        self.repository = Repository(self.engine)
-        self.shop = make_shop(self.repository)
-        self.batches: list[str] = []
-        self.claims: list[Claim] = []  # old ones too: zombies go on writing
-        self.plans: list[WindowPlan] = []
-        self.hour = hour(900)
-
-    @initialize(jobs=st.integers(2, 6), pictures=st.integers(1, 2), size=st.integers(1, 4))
-    def begin(self, jobs, pictures, size):
-        self.submit(jobs, None, pictures)
-        self.window(size, 8, True)
-        self.poll("cloud")
-
-    @rule(
-        jobs=st.integers(1, 5),
-        budget=st.one_of(st.none(), st.integers(0, 400)),
-        pictures=st.integers(1, 2),
-    )
-    def submit(self, jobs, budget, pictures):
-        self.batches.append(self.shop.submit(jobs, budget=budget, pictures=pictures))
-
-    @rule(size=st.integers(1, 4), limit=st.integers(1, 8), with_period=st.booleans())
-    def window(self, size, limit, with_period):
-        self.shop.change("UPDATE job SET not_before_ms = 0 WHERE state = 'queued'")
-        purse = self.hour if with_period else Purse()
-        work = self.repository.open_window(limit=limit, purse=purse)
-        if work is not None:
-            plan = self.shop.plan(work, size=size, price=65, fallback_price=9, purse=purse)
-            self.repository.record_window(plan)
-            self.plans.append(plan)
-
-    @precondition(lambda self: self.plans)
-    @rule(data=st.data(), under_a_new_id=st.booleans())
-    def record_an_old_plan_again(self, data, under_a_new_id):
-        plan = data.draw(st.sampled_from(self.plans))
-        if under_a_new_id:
-            again = [replace(one, microbatch_id=new_id()) for one in plan.microbatches]
-            plan = replace(plan, window_id=new_id(), microbatches=tuple(again))
-        self.repository.record_window(plan)
-
-    @rule(room=st.integers(1, 4))
-    def dispatch(self, room):
-        for sent in self.repository.mark_sent(limits={"edge": room, "cloud": room}):
-            worker = f"worker-{sent.tier}"
-            claim = self.repository.claim(sent.microbatch_id, tier=sent.tier, worker=worker, lease_seconds=45)
-            self._keep(claim)
-
-    @rule(tier=st.sampled_from(["edge", "cloud"]))
-    def poll(self, tier):
-        self._keep(self.repository.poll(tier=tier, worker=f"worker-{tier}", lease_seconds=45))
-
-    def _keep(self, claim):
-        if claim is not None:
-            self.claims.append(claim)
-
-    def _some_claim(self, data):
-        return data.draw(st.sampled_from(self.claims[::-1]))  # the newest first: it shrinks to that
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data(), some=st.booleans(), fails=st.booleans())
-    def record(self, data, some, fails):
-        claim = self._some_claim(data)
-        jobs = claim.jobs[: 1 if some else None]
-        outcomes = [self.shop.outcome(job, fails=fails) for job in jobs]
-        if self.repository.record(claim, outcomes):
-            assert self.repository.record(claim, outcomes)
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def finish(self, data):
-        claim = self._some_claim(data)
-        if self.repository.renew(claim):
-            asked = self.repository.cancelled(claim)
-            left = [job for job in claim.jobs if job.job_id not in asked]
-            assert self.repository.record(claim, [self.shop.outcome(job) for job in left])
-            assert self.repository.finish(claim)
-        self.repository.finish(claim)
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def release(self, data):
-        self.repository.release(self._some_claim(data), reason="drained")
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def expire(self, data):
-        self.shop.expire(self._some_claim(data))
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def die_and_be_claimed_again(self, data):
-        claim = self._some_claim(data)
-        self.shop.expire(claim)
-        self.sweep(False)
-        self.poll(claim.tier)
-
-    @rule(late=st.booleans())
-    def sweep(self, late):
-        if late:
-            self.shop.change("UPDATE microbatch SET sent_at_ms = 1 WHERE state = 'sent'")
-        self.shop.sweep(max_deaths=3)
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def cancel_job(self, data):
-        job = data.draw(st.sampled_from([job for claim in self.claims for job in claim.jobs]))
-        self.repository.cancel_job(job.job_id)
-
-    @rule()
-    def cancel_a_job_that_waits(self):
-        job_id = self.shop.read("SELECT min(id) FROM job WHERE state = 'queued'")
-        if job_id is not None:
-            self.repository.cancel_job(job_id)
-
-    @rule(data=st.data())
-    def cancel_batch(self, data):
-        self.repository.cancel_batch(data.draw(st.sampled_from(self.batches)))
-
-    @invariant()
-    def every_promise_holds(self):
-        assert check_invariants(self.engine) == []
-
-    def teardown(self):
-        """Let everything come to rest: then each job has its end and no money is held."""
-        for batch_id in self.batches:
-            self.repository.cancel_batch(batch_id)
-        self.shop.change("UPDATE microbatch SET lease_until_ms = 1 WHERE state = 'claimed'")
-        self.shop.sweep()
-        assert check_invariants(self.engine) == []
-        assert self.shop.read("SELECT count(*) FROM job WHERE state <> 'done'") == 0
-        assert self.shop.read("SELECT COALESCE(sum(reserved), 0) FROM budget") == 0
-        self.engine.dispose()
-
-
-@pytest.mark.parametrize(("dialect", "examples"), [("sqlite", 40), ("postgresql", 6)])
-def test_every_promise_holds_after_each_step_in_any_order(dialect, examples, make_database, shop_of):
-    run_state_machine_as_test(
-        lambda: RepositoryMachine(lambda: make_database(dialect), shop_of),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

@@ -1,0 +1,166 @@
+"""Every write transaction of the repository, called on the world of `tests.protocol.world`.
+
+The names are read from the repository's source, so that a new transaction is missed by nobody.
+"""
+
+import ast
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import db.repository
+from db import arrivals, budgets, intake, sweeping, waiting, workers
+from db.repository import Repository
+from db.session import write
+from routet2i.contracts import BudgetPolicy, Carry, PreviewHead, PreviewLine, QueueLimits, Scope
+from tests.protocol.world import DAY_MS, LEASE_SECONDS, NOON_MS, World, manifest, request
+
+Call = Callable[[Repository, World, Any], object]  # the last one is the class of `shop`
+
+HOW_TO_ADD = (
+    "db/repository.py has other write transactions than tests/protocol/transactions.py calls: {names}. Add "
+    "a call 'module.function' to CALLS there (or remove it), and what it needs to tests/protocol/world.py; "
+    "then run tests/integration/test_interleavings.py and test_lock_order.py, which pair it with all others."
+)
+
+
+def names() -> frozenset[str]:
+    """Return `module.function` of everything that the repository hands to `write`."""
+    tree = ast.parse(Path(str(db.repository.__file__)).read_text(encoding="utf-8"))
+    modules = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "db"
+        for alias in node.names
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "write":
+            inside = [
+                f"{one.value.id}.{one.attr}"
+                for one in ast.walk(node.args[1])
+                if isinstance(one, ast.Attribute)
+                and isinstance(one.value, ast.Name)
+                and one.value.id in modules
+            ]
+            assert inside, f"line {node.lineno}: `write` is given something that is no function of db/"
+            found.add(inside[0])
+    return frozenset(found)
+
+
+def _direct(function: Callable[..., object], **arguments: Any) -> Call:
+    """Return a call of a transaction that a verb makes among others."""
+    return lambda repository, _world, _shop: write(repository.engine, partial(function, **arguments))
+
+
+def _day(limit: int) -> BudgetPolicy:
+    return BudgetPolicy(scope=Scope.CLIENT, name="ann", span="day", limit_micro_usd=limit, carry=Carry.ALL)
+
+
+HEAD = PreviewHead(
+    file_sha256="f",
+    fmt="jsonl",
+    predictor_name="p",
+    predictor_version="v",
+    budget_micro_usd=None,
+    jobs=1,
+    micro_usd=1,
+)
+LINE = PreviewLine(
+    line_no=1, tier="edge", reason="budget_guard", prs=0.0, threshold=0.0, micro_usd=1, scores={}
+)
+
+
+def _previewed(repository: Repository, _world: World, _shop: Any) -> object:
+    return repository.add_preview(HEAD, [LINE]) and None
+
+
+CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transaction apart
+    "intake.open_batch": lambda r, w, s: (
+        r.open_batch(
+            client="ann",
+            idem_key="fresh",
+            body_sha256="b",
+            name="fresh",
+            budget_micro_usd=7,
+            jobs=2,
+            limits=QueueLimits(jobs=13, client_jobs=None),
+        ).created
+    ),
+    "intake.open_batch another": lambda r, w, s: (
+        r.open_batch(
+            client="bob",
+            idem_key="another",
+            body_sha256="b",
+            name="another",
+            budget_micro_usd=None,
+            jobs=2,
+            limits=QueueLimits(jobs=13, client_jobs=None),
+        ).created
+    ),
+    "intake.add_jobs": lambda r, w, s: r.add_jobs(w.coming, [request(2)], [], cursor_line=2),
+    "intake.close_intake": lambda r, w, s: r.close_intake(w.coming),
+    "intake.refresh_statistics": _direct(intake.refresh_statistics),
+    "previews.add": _previewed,
+    "previews.add_lines": _previewed,
+    "leader.elect": lambda r, w, s: r.elect(holder="b", ttl_seconds=3_600),
+    "leader.keep_leading": lambda r, w, s: r.keep_leading(holder="a", term=1, ttl_seconds=3_600),
+    "leader.resign": lambda r, w, s: r.resign(holder="a", term=1),
+    "windows.record_window": lambda r, w, s: r.record_window(w.plan),
+    "budgets.open_period": lambda r, w, s: write(
+        r.engine, partial(budgets.open_period, stored=w.stored, now_ms=NOON_MS + DAY_MS)
+    ),
+    "budgets.set_policy": lambda r, w, s: r.set_budget(_day(2_000), who="t", reason="", now_ms=NOON_MS),
+    "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
+    "dispatching.mark_sent": lambda r, w, s: {
+        one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})
+    },
+    "claims.claim": lambda r, w, s: told(
+        r.claim(w.sent, tier="cloud", worker="w4", lease_seconds=LEASE_SECONDS)
+    ),
+    "claims.claim ready": lambda r, w, s: told(
+        r.claim(w.ready, tier="cloud", worker="w5", lease_seconds=LEASE_SECONDS)
+    ),
+    "claims.poll": lambda r, w, s: told(r.poll(tier="cloud", worker="w6", lease_seconds=LEASE_SECONDS)),
+    "claims.hold": lambda r, w, s: r.renew(w.live),
+    "claims.hold expired": lambda r, w, s: r.renew(w.dead),
+    "claims.record": lambda r, w, s: r.record(w.live, s(r).outcomes(w.live)),
+    "claims.record part, late": lambda r, w, s: r.record(w.dead, s(r).outcomes(w.dead)[:1]),
+    "claims.record zombie": lambda r, w, s: r.record(w.zombie, s(r).outcomes(w.zombie)),
+    "claims.finish": lambda r, w, s: r.finish(w.done),
+    "claims.finish early": lambda r, w, s: r.finish(w.live),
+    "claims.release": lambda r, w, s: r.release(w.live, reason="drained"),
+    "claims.release late": lambda r, w, s: r.release(w.dead, reason="drained"),
+    "workers.beat": lambda r, w, s: r.beat(
+        worker="w1", tier="cloud", device="cpu", version="0", state="draining"
+    ),
+    "workers.mark_lost": _direct(workers.mark_lost, silence_seconds=15.0),
+    "arrivals.forget": _direct(arrivals.forget),
+    "sweeping.resend": _direct(sweeping.resend, resend_seconds=30.0),
+    "sweeping.expire": lambda r, w, s: write(
+        r.engine, partial(sweeping.expire, microbatch_id=w.dead.microbatch_id, max_deaths=4)
+    ),
+    "sweeping.release_forgotten": lambda r, w, s: write(
+        r.engine, partial(sweeping.release_forgotten, microbatch_id=w.forgotten)
+    ),
+    "waiting.mend": lambda r, w, s: write(r.engine, partial(waiting.mend, batch_id=w.old)),
+    "cancelling.cancel_batch": lambda r, w, s: r.cancel_batch(w.old),
+    "cancelling.cancel_batch poor": lambda r, w, s: r.cancel_batch(w.poor),
+    "cancelling.cancel_batch coming": lambda r, w, s: r.cancel_batch(w.coming),
+    "cancelling.cancel_job expired": lambda r, w, s: r.cancel_job(w.dead.jobs[0].job_id),
+    "cancelling.cancel_job running": lambda r, w, s: r.cancel_job(w.live.jobs[0].job_id),
+    "cancelling.cancel_job planned": lambda r, w, s: r.cancel_job(
+        w.plan.microbatches[0].assignments[0].job_id
+    ),
+    "cancelling.cancel_job deferred": lambda r, w, s: r.cancel_job(w.deferred),
+    "predictors.add": lambda r, w, s: r.add_predictor(
+        name="p", manifest=manifest(w.versions[2]), weights=b"w", figures={}
+    ),
+    "predictors.promote": lambda r, w, s: r.promote_predictor(w.versions[1], who="t", reason=""),
+}
+
+
+def told(claim: Any) -> object:
+    """Return what a claim says, without its worker."""
+    return claim and (claim.microbatch_id, claim.fence, tuple(job.job_id for job in claim.jobs))

@@ -1,0 +1,140 @@
+"""A database in which every transaction of the repository has something to do.
+
+Its ids are kept, so that tests can go back to it again and again. It knows no order of transactions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from db import budgets
+from db.session import reading
+from routet2i.contracts import BudgetPolicy, Carry, Claim, GenerationRequest, Purse, Scope, WindowPlan
+
+NOON_MS = 1_790_000_000_000  # names the periods of budgets
+DAY_MS = 86_400_000
+PURSE = Purse(now_ms=NOON_MS)
+LEASE_SECONDS = 3_600.0  # nothing expires while a test looks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """What the calls are about."""
+
+    old: str  # batch of ann: claimed, sent, ready, queued
+    new: str  # batch of bob: ready on the edge, queued
+    coming: str  # batch of ann that is still read
+    dead: Claim  # current, its lease has ended, its microbatch has seen a death: the next one splits it
+    zombie: Claim  # of the same microbatch, with an old fence
+    live: Claim  # current, nothing recorded
+    done: Claim  # current, all recorded, not finished
+    sent: str  # microbatch whose message was lost long ago
+    ready: str  # microbatch
+    forgotten: str  # microbatch that a hand has closed, with its money
+    plan: WindowPlan  # for two queued jobs of `old` and two of `new`; it defers one of `poor`
+    deferred: str  # that job, of `poor`
+    poor: str  # batch of ann: ready on the edge, deferred
+    stored: budgets.Stored  # policy of ann's day
+    versions: tuple[str, str, str]  # of predictors: live, known, not yet added
+
+
+def build(shop: Any) -> World:
+    """Fill an empty database."""
+    repository = shop.repository
+    for scope, name in ((Scope.CLIENT, "ann"), (Scope.DEPLOYMENT, "default")):
+        repository.set_budget(
+            BudgetPolicy(scope=scope, name=name, span="day", limit_micro_usd=50_000, carry=Carry.ALL),
+            who="test",
+            reason="world",
+            now_ms=NOON_MS,
+        )
+    assert repository.elect(holder="a", ttl_seconds=3_600) == 1
+    repository.beat(worker="w1", tier="cloud", device="cpu", version="0", state="idle")
+    old = shop.submit(14, budget=5_000, client="ann")
+    new = shop.submit(3, client="bob")
+    poor = shop.submit(2, client="ann")
+    forgotten = _forgotten(shop)
+    work = repository.open_window(limit=100, purse=PURSE)
+    ours = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == old)[:10])
+    repository.record_window(shop.plan(ours, size=2, purse=PURSE))
+    for batch in (new, poor):
+        theirs = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == batch)[:1])
+        repository.record_window(shop.plan(theirs, tier="edge", price=9, purse=PURSE))
+    zombie = repository.poll(tier="cloud", worker="w1", lease_seconds=LEASE_SECONDS)
+    shop.expire(zombie)
+    shop.sweep()
+    dead, live, done = (
+        repository.poll(tier="cloud", worker=name, lease_seconds=LEASE_SECONDS) for name in ("w1", "w2", "w3")
+    )
+    assert dead.microbatch_id == zombie.microbatch_id
+    assert repository.record(done, shop.outcomes(done))
+    (sent,) = repository.mark_sent(limits={"cloud": 1})
+    ready = shop.read("SELECT id FROM microbatch WHERE state = 'ready' AND tier = 'cloud'")
+    coming = repository.open_batch(
+        client="ann", idem_key="coming", body_sha256="c", name="coming", budget_micro_usd=100, jobs=2
+    ).batch_id
+    repository.add_jobs(coming, [request(1)], [], cursor_line=1)
+    work = repository.open_window(limit=100, purse=PURSE)
+    waiting = [job.job_id for job in work.jobs if job.batch_id == old]
+    (deferred,) = (job.job_id for job in work.jobs if job.batch_id == poor)
+    plan = shop.plan(
+        replace(work, jobs=tuple(job for job in work.jobs if job.job_id not in {*waiting[2:], deferred})),
+        size=2,
+        term=1,
+        purse=PURSE,
+    )
+    versions = tuple(sha256(name.encode()).hexdigest()[:12] for name in ("one", "two", "three"))
+    for version in versions[:2]:
+        repository.add_predictor(name="p", manifest=manifest(version), weights=b"w", figures={})
+    repository.promote_predictor(versions[0], who="test", reason="world")
+    # By hand, and last: what only time brings
+    shop.change("UPDATE microbatch SET sent_at_ms = 1 WHERE id = :id", id=sent.microbatch_id)
+    shop.change("UPDATE worker SET heartbeat_ms = 1")
+    shop.change("INSERT INTO arrivals(client, slot_ms, jobs, pictures) VALUES('ann', 0, 1, 1)")
+    shop.expire(dead)
+    with reading(shop.engine) as connection:
+        (stored,) = (one for one in budgets.policies(connection) if one.policy.name == "ann")
+    return World(
+        old=old,
+        new=new,
+        coming=coming,
+        dead=dead,
+        zombie=zombie,
+        live=live,
+        done=done,
+        sent=sent.microbatch_id,
+        ready=ready,
+        forgotten=forgotten,
+        plan=replace(plan, deferred=((deferred, "budget"),)),
+        deferred=deferred,
+        poor=poor,
+        stored=stored,
+        versions=versions,
+    )
+
+
+def _forgotten(shop: Any) -> str:
+    """Leave a microbatch whose jobs are done and which holds money: only a hand can make it."""
+    repository = shop.repository
+    batch = shop.submit(2, client="carl")
+    work = repository.open_window(limit=100, purse=PURSE)
+    mine = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == batch))
+    repository.record_window(shop.plan(mine, price=5, purse=PURSE))
+    claim = repository.poll(tier="cloud", worker="w0", lease_seconds=LEASE_SECONDS)
+    repository.record(claim, shop.outcomes(claim)[:1])
+    shop.change(
+        "UPDATE microbatch SET state = 'dead', lease_until_ms = NULL WHERE id = :id", id=claim.microbatch_id
+    )
+    return claim.microbatch_id
+
+
+def request(line: int) -> GenerationRequest:
+    return GenerationRequest(line_no=line, custom_id=f"job-{line}", prompt=f"{line} rings", seed=line)
+
+
+def manifest(version: str) -> str:
+    content: Mapping[str, object] = {"version": version, "data_sha256": "d", "prompts": 1}
+    return orjson.dumps(content).decode()
