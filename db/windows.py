@@ -34,6 +34,7 @@ from routet2i.contracts import (
     WindowPlan,
     WindowWork,
 )
+from routet2i.errors import RouteT2IError
 
 DEFER_MS = 1_000  # pause of a deferred job: so that those behind it get their window
 
@@ -196,7 +197,10 @@ def _batches_of(connection: Connection, deferred: Sequence[tuple[str, str]]) -> 
 def _still_queued(
     connection: Connection, plan: WindowPlan, batches: Mapping[str, str]
 ) -> tuple[list[Microbatch], Mapping[str, Queued]]:
-    """Lock the plan's jobs; drop what was cancelled or assigned since the window was opened.
+    """Read the plan's jobs; drop what was cancelled or assigned since the window was opened.
+
+    They stay as they are: a cancellation would need their batches, and another window their clients, which
+    are locked. A lock of each would cost as much as to assign it.
 
     Returns:
         The microbatches with what is left of them, and the queued jobs by id.
@@ -204,13 +208,8 @@ def _still_queued(
     rows = run(
         connection,
         """SELECT id, batch_id, width, height, n FROM job
-            WHERE id IN {IDS} AND state = 'queued' ORDER BY id {LOCK}""",
-        {
-            "ids": pack_ids(
-                {a.job_id for m in plan.microbatches for a in m.assignments}
-                | {job_id for job_id, _ in plan.deferred}  # they change after the budgets are locked
-            )
-        },
+            WHERE id IN {IDS} AND state = 'queued' ORDER BY id""",
+        {"ids": pack_ids({a.job_id for m in plan.microbatches for a in m.assignments})},
     ).all()
     jobs = {row.id: Queued(row.batch_id, row.width, row.height, row.n) for row in rows}
     kept = (
@@ -397,13 +396,16 @@ def _insert_microbatches(
             for assignment in microbatch.assignments
         ],
     )
-    run_rows(
+    taken = [
+        {"microbatch_id": microbatch.microbatch_id, "job_id": assignment.job_id}
+        for microbatch in microbatches
+        for assignment in microbatch.assignments
+    ]
+    changed = run_rows(
         connection,
         """UPDATE job SET state = 'assigned', microbatch_id = {microbatch_id:text}, defer_reason = NULL
-            {EACH} WHERE job.id = {job_id:text}""",
-        [
-            {"microbatch_id": microbatch.microbatch_id, "job_id": assignment.job_id}
-            for microbatch in microbatches
-            for assignment in microbatch.assignments
-        ],
+            {EACH} WHERE job.id = {job_id:text} AND job.state = 'queued'""",
+        taken,
     )
+    if changed != len(taken):
+        raise RouteT2IError(f"window {window_id}: jobs were taken by somebody who had not locked their batch")
