@@ -22,7 +22,7 @@ ORDER = re.split(r",\s+", re.search(r"ids sorted: ([a-z_,\s]+)\.", str(db.reposi
 GUARDED = {  # statements whose rows nobody can wait for, so that their order is free: text -> why
     "UPDATE job SET state = 'done'": "all of a microbatch or batch that this transaction has locked",
     "UPDATE job SET cancel_requested": "all of microbatches that this transaction has locked",
-    "UPDATE job SET state = 'assigned'": "queued jobs of batches and clients that this transaction has locked",
+    "UPDATE job SET state = 'assigned'": "queued jobs of batches and clients that it has locked",
     "UPDATE job SET not_before_ms": "queued jobs of batches that this transaction has locked",
     "UPDATE attempt": "all of a microbatch that this transaction has locked",
     "DELETE FROM waiting": "all of a batch that is locked, or changed before",
