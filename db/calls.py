@@ -231,6 +231,8 @@ def paused(connection: Connection) -> Mapping[str, int]:
 
 def resume(connection: Connection, *, tier: str, who: str, reason: str) -> bool:
     """Let a paused tier buy again; False if it was not paused."""
+    if connection.dialect.name == "postgresql":  # people who accept a bill at once go one by one
+        run(connection, "LOCK TABLE resumption IN SHARE ROW EXCLUSIVE MODE")
     if tier not in paused(connection):
         return False
     run(

@@ -8,6 +8,7 @@
     {BYTES}        sorts text as Python does, whatever the database's language
     {LOCK}         row locks to the end of the transaction; on SQLite BEGIN IMMEDIATE has locked already
     {SKIP_LOCKED}  the same, but rows that another transaction holds are left out
+    {ALONE}        the same as {LOCK}, but no new row may refer to these either
     {SHARE}        lets others read and lock alike, but not change
 
 And for `run_rows`, one statement for many rows of values:
@@ -41,6 +42,7 @@ WORDS = {
         "BYTES": "",
         "LOCK": "",
         "SKIP_LOCKED": "",
+        "ALONE": "",
         "SHARE": "",
     },
     "postgresql": {
@@ -52,6 +54,7 @@ WORDS = {
         "BYTES": 'COLLATE "C"',
         "LOCK": "FOR NO KEY UPDATE",  # weaker than FOR UPDATE: foreign keys may still point at the row
         "SKIP_LOCKED": "FOR NO KEY UPDATE SKIP LOCKED",
+        "ALONE": "FOR UPDATE",
         "SHARE": "FOR SHARE",
     },
 }

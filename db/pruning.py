@@ -47,12 +47,15 @@ def unwanted(
 def delete(
     connection: Connection, names: Sequence[str], *, before_ms: int, batch_id: str | None, who: str
 ) -> int:
-    """Write that pictures of these names are deleted, unless one has become wanted; return how many."""
+    """Write that pictures of these names are deleted, unless one has become wanted; return how many.
+
+    What another run is deleting at the same time is left to it.
+    """
     return run(
         connection,
         f"""INSERT INTO picture_deletion(job_id, idx, sha256, who, at_ms)
             SELECT p.job_id, p.idx, p.sha256, CAST(:who AS text), {{NOW}} {UNWANTED}
-            AND p.sha256 IN {{IDS}}""",
+            AND p.sha256 IN {{IDS}} ORDER BY p.job_id, p.idx ON CONFLICT DO NOTHING""",
         {"before": before_ms, "batch_id": batch_id, "who": who, "ids": pack_ids(names)},
     ).rowcount
 
@@ -86,14 +89,21 @@ def forget_previews(connection: Connection, *, before_ms: int) -> int:
 
     A batch that is submitted from one of them right now either keeps it, or is refused by its foreign key.
     """
-    old = {"before": before_ms}
-    which = "created_ms < :before AND NOT EXISTS (SELECT 1 FROM batch b WHERE b.preview_id = preview.id)"
+    unused = "NOT EXISTS (SELECT 1 FROM batch b WHERE b.preview_id = preview.id)"
+    locked = run(
+        connection,
+        f"SELECT id FROM preview WHERE created_ms < :before AND {unused} ORDER BY id {{ALONE}}",  # noqa: S608
+        {"before": before_ms},
+    )
+    # from one of them a batch may have been submitted just before its lock; from now on none can be
+    ids = {"ids": pack_ids(locked.scalars())}
+    which = f"id IN {{IDS}} AND {unused}"
     run(
         connection,
         f"DELETE FROM preview_line WHERE preview_id IN (SELECT id FROM preview WHERE {which})",  # noqa: S608
-        old,
+        ids,
     )
-    return run(connection, f"DELETE FROM preview WHERE {which}", old).rowcount  # noqa: S608
+    return run(connection, f"DELETE FROM preview WHERE {which}", ids).rowcount  # noqa: S608
 
 
 def old_previews(connection: Connection, *, before_ms: int) -> int:

@@ -4,8 +4,9 @@ A facade: it opens transactions; the statements stand in the module of their nou
 `db.claims` ...). It knows no file, no model, no queue and no clock but the database's.
 
 So that no two transactions wait for each other, rows are locked in one order, those of a table with their
-ids sorted: leader, batch, client, microbatch, job, outcome, budget, ledger, waiting, arrivals. Before them
-come the door's lock (`db.door`) and those of the whole tables `budget_policy` and `promotion`.
+ids sorted: leader, batch, client, microbatch, job, call, outcome, budget, ledger, waiting, arrivals. Before
+them come the lock of the door (`db.door`), those of the whole tables `budget_policy`, `promotion` and
+`resumption`, and those of previews.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

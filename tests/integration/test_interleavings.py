@@ -28,6 +28,9 @@ DEADLOCK = "40P01"
 CALLED = list(CALLS)
 # It counts and takes tier by tier, without a lock between: a message more or less in flight harms nobody
 LOOSE = "dispatching.mark_sent"
+WATCHED = (  # pairs that once went wrong
+    {"pruning.forget_previews", "intake.open_batch promised"},
+)
 
 
 def test_every_write_transaction_of_the_repository_is_called() -> None:
@@ -76,12 +79,19 @@ class Theatre:
     def one_after_the_other(self, first: str, second: str) -> Left:
         if (first, second) not in self.serial:
             left = self.play(first, second, stop_at=None)
-            rows = repr(left.rows)
-            if rows not in self.sound:
-                assert set(check_invariants(self.engine)) <= self.broken, (first, second)
-                self.sound.add(rows)
+            assert not self.broken_by(left), (first, second)
             self.serial[first, second] = left
         return self.serial[first, second]
+
+    def broken_by(self, left: Left) -> frozenset[Violation]:
+        """Return the promises that what is in the database now breaks."""
+        rows = repr(left.rows)
+        if rows in self.sound:
+            return frozenset()
+        broken = frozenset(check_invariants(self.engine)) - self.broken
+        if not broken:
+            self.sound.add(rows)
+        return broken
 
     def statements(self, label: str) -> tuple[Statement, ...]:
         """Return what a call says when it is alone."""
@@ -128,7 +138,6 @@ def theatre(migrated_postgresql: str, shop_of: type) -> Iterator[Theatre]:
 
 def check(theatre: Theatre, first: str, second: str, places: list[int]) -> list[str]:
     """Return what goes wrong when the second call runs at these places of the first one."""
-    orders = (theatre.one_after_the_other(first, second), theatre.one_after_the_other(second, first))
     wrong = []
     for place in places:
         left = theatre.play(first, second, stop_at=place)
@@ -136,10 +145,13 @@ def check(theatre: Theatre, first: str, second: str, places: list[int]) -> list[
         where = f"{first} stopped before {theatre.statements(first)[place].text[:60]!r}, {second}: "
         if DEADLOCK in lost:
             wrong.append(where + "a deadlock")
-        if not same(left, orders[0], turned=False) and not same(left, orders[1], turned=True):
-            broken = set(check_invariants(theatre.engine)) - theatre.broken
-            if LOOSE in (first, second) and not broken:
-                continue
+        broken = theatre.broken_by(left)  # before it is put back
+        if same(left, theatre.one_after_the_other(second, first), turned=True):
+            continue
+        if same(left, theatre.one_after_the_other(first, second), turned=False):
+            continue
+        if LOOSE not in (first, second) or broken:
+            orders = theatre.serial[first, second], theatre.serial[second, first]
             wrong.append(where + told(left, orders) + f"\n  breaks {sorted(one.detail for one in broken)}")
     return wrong
 
@@ -163,10 +175,26 @@ def told(left: Left, orders: tuple[Left, Left]) -> str:
 
 
 def one_place(first: str, second: str, places: list[int]) -> list[int]:
-    """Return one of the places, another one for each pair; of the two ways to play a pair, one has none."""
-    if CALLED.index(first) > CALLED.index(second) or not places:
+    """Return one of the places, another one for each pair; of the two ways to play a pair, one has none.
+
+    `WATCHED` pairs are played at every place.
+    """
+    if {first, second} in WATCHED:
+        return places
+    if not places or not is_drawn(first, second):
         return []
-    return [places[zlib.crc32(f"{first}|{second}".encode()) % len(places)]]
+    return [places[chance(first, second) // 3 % len(places)]]
+
+
+def chance(first: str, second: str) -> int:
+    return zlib.crc32(f"{first}|{second}".encode())
+
+
+def is_drawn(first: str, second: str) -> bool:
+    """Whether a pair is played: each call with itself, and a third of the others, in one of the two ways."""
+    if CALLED.index(first) > CALLED.index(second):
+        return False
+    return first == second or chance(first, second) % 3 == 0
 
 
 def every_place(_first: str, _second: str, places: list[int]) -> list[int]:
@@ -220,12 +248,25 @@ def files(sqlite_template: bytes, shop_of: type, tmp_path_factory: pytest.TempPa
     return Files(made, path.read_bytes(), broken, shop_of)
 
 
+REFUSED = {"claims.finish early"}  # calls that the world is not ready for
+
+
+@pytest.mark.parametrize("label", CALLS)
+def test_a_call_alone_is_no_mistake_of_this_test(label: str, files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "alone.db"
+    path.write_bytes(files.content)
+    engine = make_engine(f"sqlite+pysqlite:///{path}")
+    found = attempt(lambda: CALLS[label](Repository(engine), files.world, files.shop_of))
+    engine.dispose()
+    assert bool(found.error) == (label in REFUSED), found.error
+
+
 @pytest.mark.parametrize("first", CALLS)
 def test_on_sqlite_the_second_of_two_writers_waits_and_then_does_its_work(
     first: str, files: Files, tmp_path: Path
 ) -> None:
     waits = 0
-    for second in CALLED[CALLED.index(first) :]:
+    for second in (one for one in CALLED if is_drawn(first, one)):
         # Given the world, and the first call stopped in its write transaction
         path = tmp_path / "pair.db"
         for old in tmp_path.glob("pair.db*"):
@@ -258,4 +299,4 @@ def test_on_sqlite_the_second_of_two_writers_waits_and_then_does_its_work(
         waits += waited
         one.dispose()
         two.dispose()
-    assert waits
+    assert waits or first in REFUSED

@@ -21,12 +21,14 @@ from tests.protocol.transactions import CALLS
 ORDER = re.split(r",\s+", re.search(r"ids sorted: ([a-z_,\s]+)\.", str(db.repository.__doc__))[1])
 GUARDED = {  # statements whose rows nobody can wait for, so that their order is free: text -> why
     "UPDATE job SET state = 'done'": "all of a microbatch or batch that this transaction has locked",
+    "UPDATE job SET microbatch_id": "all of a microbatch that this transaction has locked",
     "UPDATE job SET cancel_requested": "all of microbatches that this transaction has locked",
     "UPDATE job SET state = 'assigned'": "queued jobs of batches and clients that it has locked",
     "UPDATE job SET not_before_ms": "queued jobs of batches that this transaction has locked",
     "UPDATE attempt": "all of a microbatch that this transaction has locked",
     "DELETE FROM waiting": "all of a batch that is locked, or changed before",
     "UPDATE worker": "nothing is locked before; two sweepers at once may have to repeat it",
+    "UPDATE picture_deletion": "nothing is locked before; two prunings at once may have to repeat it",
     "DELETE FROM arrivals": "nothing is locked before; old slots, which nobody counts any more",
 }
 Row = tuple[str, tuple[str, ...]]

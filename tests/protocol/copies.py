@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from db.models import metadata
 
 TABLES = [table.name for table in metadata.sorted_tables]
-CHANCE = {  # columns that differ from run to run whatever the order
+CHANCE = {  # columns that differ from run to run whatever the order; what counts is whether they are set
     "lease_until_ms",
     "created_ms",
     "closed_ms",
@@ -28,6 +28,9 @@ CHANCE = {  # columns that differ from run to run whatever the order
     "at_ms",
     "jump_ms",
     "policy_id",
+    "settled_ms",
+    "done_ms",
+    "fault_ms",
 }
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NUMBERED = re.compile(r"grant:\d+")  # by a policy
@@ -88,7 +91,8 @@ def _named(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
     }
     windows = {one["id"]: f"window {one['n_assigned']}" for one in rows["decision_window"]}
     previews = dict.fromkeys((one["id"] for one in rows["preview"]), "preview")
-    names = {**batch, **jobs, **microbatches, **windows, **previews}
+    calls = {one["id"]: f"call {one['idx']} of {jobs[one['job_id']]}" for one in rows["call"]}
+    names = {**batch, **jobs, **microbatches, **windows, **previews, **calls}
     for one in rows["arrivals"]:  # one slot or two, that is chance
         one["slot_ms"] = bool(one["slot_ms"])
     came = {(one["client"], one["slot_ms"]): [0, 0] for one in rows["arrivals"]}
@@ -103,9 +107,9 @@ def _named(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
         found[table] = sorted(
             orjson.dumps(
                 {
-                    column: _replaced(value, names)
+                    column: value is not None if column in CHANCE else _replaced(value, names)
                     for column, value in one.items()
-                    if column not in CHANCE and not (column == "id" and isinstance(value, int))
+                    if not (column == "id" and isinstance(value, int))
                 },
                 option=orjson.OPT_SORT_KEYS,
             ).decode()

@@ -22,7 +22,7 @@ TABLE = re.compile(
     r"\b(?:FROM|JOIN|UPDATE|INTO|LOCK TABLE|ANALYZE)\s+(?:\(SKIP_LOCKED\)\s+)?([a-z_]+)", re.IGNORECASE
 )
 LOCKS = re.compile(
-    r"\bFOR (?:NO KEY UPDATE|SHARE)\b|^\s*(?:UPDATE|INSERT|DELETE|LOCK)|advisory", re.IGNORECASE
+    r"\bFOR (?:NO KEY UPDATE|UPDATE|SHARE)\b|^\s*(?:UPDATE|INSERT|DELETE|LOCK)|advisory", re.IGNORECASE
 )
 
 

@@ -5,16 +5,32 @@ The names are read from the repository's source, so that a new transaction is mi
 
 import ast
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import IntegrityError
 
 import db.repository
 from db import arrivals, budgets, intake, sweeping, waiting, workers
 from db.repository import Repository
 from db.session import write
-from routet2i.contracts import BudgetPolicy, Carry, PreviewHead, PreviewLine, QueueLimits, Scope
-from tests.protocol.world import DAY_MS, LEASE_SECONDS, NOON_MS, World, manifest, request
+from routet2i.contracts import BudgetPolicy, Carry, Claim, JobOutcome, Permit, QueueLimits, Scope
+from routet2i.errors import RouteT2IError
+from tests.protocol.copies import UUID
+from tests.protocol.world import (
+    DAY_MS,
+    HEAD,
+    LEASE_SECONDS,
+    LINE,
+    NOON_MS,
+    World,
+    manifest,
+    request,
+)
+
+SHA = "a" * 64  # a picture's name
 
 Call = Callable[[Repository, World, Any], object]  # the last one is the class of `shop`
 
@@ -58,22 +74,38 @@ def _day(limit: int) -> BudgetPolicy:
     return BudgetPolicy(scope=Scope.CLIENT, name="ann", span="day", limit_micro_usd=limit, carry=Carry.ALL)
 
 
-HEAD = PreviewHead(
-    file_sha256="f",
-    fmt="jsonl",
-    predictor_name="p",
-    predictor_version="v",
-    budget_micro_usd=None,
-    jobs=1,
-    micro_usd=1,
-)
-LINE = PreviewLine(
-    line_no=1, tier="edge", reason="budget_guard", prs=0.0, threshold=0.0, micro_usd=1, scores={}
-)
-
-
 def _previewed(repository: Repository, _world: World, _shop: Any) -> object:
     return repository.add_preview(HEAD, [LINE]) and None
+
+
+def _promised(repository: Repository, world: World, _shop: Any) -> object:
+    try:
+        return repository.open_batch(
+            client="ann",
+            idem_key="promised",
+            body_sha256="b",
+            name="promised",
+            budget_micro_usd=None,
+            preview_id=world.preview,
+        ).created
+    except IntegrityError:
+        return "the preview is gone"
+
+
+def _intended(repository: Repository, claim: Claim, place: int) -> object:
+    job = claim.jobs[place]
+    try:
+        found = repository.intend(claim, job_id=job.job_id, index=0, cost_max=job.micro_usd, repeatable=False)
+    except RouteT2IError as error:  # it names a call that is new in each run
+        return UUID.sub("", str(error))
+    return "a new call" if isinstance(found, Permit) and not found.resumed else found
+
+
+def _drawn_again(world: World, shop: Any) -> JobOutcome:
+    """Return the outcome of a job of `dead` without a call: a picture that is the same as one of `done`."""
+    outcome: JobOutcome = shop.outcome(world.dead.jobs[0])
+    (picture,) = outcome.pictures
+    return replace(outcome, pictures=(replace(picture, sha256=world.pictures[0]),))
 
 
 CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transaction apart
@@ -125,19 +157,31 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     "claims.poll": lambda r, w, s: told(r.poll(tier="cloud", worker="w6", lease_seconds=LEASE_SECONDS)),
     "claims.hold": lambda r, w, s: r.renew(w.live),
     "claims.hold expired": lambda r, w, s: r.renew(w.dead),
-    "claims.record": lambda r, w, s: r.record(w.live, s(r).outcomes(w.live)),
-    "claims.record part, late": lambda r, w, s: r.record(w.dead, s(r).outcomes(w.dead)[:1]),
+    "claims.record": lambda r, w, s: r.record(w.live, [s(r).outcome(job, fails=True) for job in w.live.jobs]),
+    "claims.record part, late": lambda r, w, s: r.record(w.dead, [_drawn_again(w, s(r))]),
     "claims.record zombie": lambda r, w, s: r.record(w.zombie, s(r).outcomes(w.zombie)),
     "claims.finish": lambda r, w, s: r.finish(w.done),
     "claims.finish early": lambda r, w, s: r.finish(w.live),
     "claims.release": lambda r, w, s: r.release(w.live, reason="drained"),
     "claims.release late": lambda r, w, s: r.release(w.dead, reason="drained"),
+    "permits.intend": lambda r, w, s: _intended(r, w.live, 2),
+    "permits.intend again": lambda r, w, s: _intended(r, w.live, 1),
+    "permits.intend paused": lambda r, w, s: _intended(r, w.paid, 2),
+    "permits.void": lambda r, w, s: r.void_call(w.live, w.out, error="refused"),
+    "permits.void lost": lambda r, w, s: r.void_call(w.live, w.lost, error="refused"),
+    "calls.accept": lambda r, w, s: r.accept_call(w.out, remote_id="r-1"),
+    "calls.settle": lambda r, w, s: r.settle_call(w.out, cost=60, image_sha256=SHA),
+    "calls.settle lost": lambda r, w, s: r.settle_call(w.lost, cost=65, image_sha256=SHA),
+    "calls.settle late, too much": lambda r, w, s: r.settle_call(w.silent, cost=80, image_sha256=SHA),
+    "calls.doubt": lambda r, w, s: r.doubt_call(w.out, error="timed out"),
+    "calls.resume": lambda r, w, s: r.resume_tier("edge", who="t", reason=""),
     "workers.beat": lambda r, w, s: r.beat(
         worker="w1", tier="cloud", device="cpu", version="0", state="draining"
     ),
+    "workers.note_fault": lambda r, w, s: r.note_fault(worker="w1", fault="no memory"),
     "workers.mark_lost": _direct(workers.mark_lost, silence_seconds=15.0),
     "arrivals.forget": _direct(arrivals.forget),
-    "sweeping.resend": _direct(sweeping.resend, resend_seconds=30.0),
+    "sweeping.resend": _direct(sweeping.resend, resend_seconds=30.0, silence_seconds=15.0),
     "sweeping.expire": lambda r, w, s: write(
         r.engine, partial(sweeping.expire, microbatch_id=w.dead.microbatch_id, max_deaths=4)
     ),
@@ -154,6 +198,27 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
         w.plan.microbatches[0].assignments[0].job_id
     ),
     "cancelling.cancel_job deferred": lambda r, w, s: r.cancel_job(w.deferred),
+    "retrying.open_retry": lambda r, w, s: (
+        r.open_retry(
+            w.paid.batch_id,
+            idem_key="retry",
+            body_sha256="b",
+            name=None,
+            budget_micro_usd=None,
+            jobs=1,
+            limits=QueueLimits(jobs=12, client_jobs=None),
+        ).created
+    ),
+    "retrying.add_step": lambda r, w, s: r.add_retries(w.paid.batch_id, w.retries[0], job_ids=None, limit=5),
+    "retrying.add_step another": lambda r, w, s: r.add_retries(
+        w.paid.batch_id, w.retries[1], job_ids=None, limit=5
+    ),
+    "pruning.delete": lambda r, w, s: r.delete_pictures(
+        w.pictures, before_ms=w.before_ms, batch_id=None, who="t"
+    ),
+    "pruning.finish": lambda r, w, s: r.finish_deletions(w.pictures),
+    "pruning.forget_previews": lambda r, w, s: r.forget_previews(before_ms=w.before_ms),
+    "intake.open_batch promised": _promised,
     "predictors.add": lambda r, w, s: r.add_predictor(
         name="p", manifest=manifest(w.versions[2]), weights=b"w", figures={}
     ),

@@ -11,13 +11,38 @@ from typing import Any
 import orjson
 
 from db import budgets
+from db.repository import Repository
 from db.session import reading
-from routet2i.contracts import BudgetPolicy, Carry, Claim, GenerationRequest, Purse, Scope, WindowPlan
+from routet2i.contracts import (
+    BudgetPolicy,
+    Carry,
+    Claim,
+    GenerationRequest,
+    Permit,
+    PreviewHead,
+    PreviewLine,
+    Purse,
+    QueueLimits,
+    Scope,
+    WindowPlan,
+)
 
 NOON_MS = 1_790_000_000_000  # names the periods of budgets
 DAY_MS = 86_400_000
 PURSE = Purse(now_ms=NOON_MS)
 LEASE_SECONDS = 3_600.0  # nothing expires while a test looks
+HEAD = PreviewHead(
+    file_sha256="f",
+    fmt="jsonl",
+    predictor_name="p",
+    predictor_version="v",
+    budget_micro_usd=None,
+    jobs=1,
+    micro_usd=1,
+)
+LINE = PreviewLine(
+    line_no=1, tier="edge", reason="budget_guard", prs=0.0, threshold=0.0, micro_usd=1, scores={}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +54,12 @@ class World:
     coming: str  # batch of ann that is still read
     dead: Claim  # current, its lease has ended, its microbatch has seen a death: the next one splits it
     zombie: Claim  # of the same microbatch, with an old fence
-    live: Claim  # current, nothing recorded
+    live: Claim  # current, nothing recorded; calls of its jobs: `out`, `lost`, none yet
+    out: str  # call without an answer
+    lost: str  # unknown call
+    silent: str  # call of `dead` without an answer; another one of its jobs has one that may be repeated
+    paid: Claim  # current, on the edge, which is paused: a job failed, one cost too much, one waits
+    retries: tuple[str, str]  # batches for retries of its batch, still empty
     done: Claim  # current, all recorded, not finished
     sent: str  # microbatch whose message was lost long ago
     ready: str  # microbatch
@@ -39,6 +69,9 @@ class World:
     poor: str  # batch of ann: ready on the edge, deferred
     stored: budgets.Stored  # policy of ann's day
     versions: tuple[str, str, str]  # of predictors: live, known, not yet added
+    pictures: tuple[str, str]  # names of `done`'s: one that is old, one that is deleted, but its file is not
+    preview: str  # that no batch was submitted from
+    before_ms: int  # all that is here is older
 
 
 def build(shop: Any) -> World:
@@ -53,13 +86,14 @@ def build(shop: Any) -> World:
         )
     assert repository.elect(holder="a", ttl_seconds=3_600) == 1
     repository.beat(worker="w1", tier="cloud", device="cpu", version="0", state="idle")
-    old = shop.submit(14, budget=5_000, client="ann")
+    old = shop.submit(19, budget=5_000, client="ann")
     new = shop.submit(3, client="bob")
     poor = shop.submit(2, client="ann")
     forgotten = _forgotten(shop)
+    paid = _paid(shop)
     work = repository.open_window(limit=100, purse=PURSE)
-    ours = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == old)[:10])
-    repository.record_window(shop.plan(ours, size=2, purse=PURSE))
+    ours = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == old)[:15])
+    repository.record_window(shop.plan(ours, size=3, purse=PURSE))
     for batch in (new, poor):
         theirs = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == batch)[:1])
         repository.record_window(shop.plan(theirs, tier="edge", price=9, purse=PURSE))
@@ -71,6 +105,10 @@ def build(shop: Any) -> World:
     )
     assert dead.microbatch_id == zombie.microbatch_id
     assert repository.record(done, shop.outcomes(done))
+    out, lost = (intend(repository, live, job) for job in (0, 1))
+    repository.doubt_call(lost, error="timed out")
+    silent = intend(repository, dead, 1)
+    intend(repository, dead, 2, repeatable=True)
     (sent,) = repository.mark_sent(limits={"cloud": 1})
     ready = shop.read("SELECT id FROM microbatch WHERE state = 'ready' AND tier = 'cloud'")
     coming = repository.open_batch(
@@ -90,6 +128,22 @@ def build(shop: Any) -> World:
     for version in versions[:2]:
         repository.add_predictor(name="p", manifest=manifest(version), weights=b"w", figures={})
     repository.promote_predictor(versions[0], who="test", reason="world")
+    pictures = tuple(one.pictures[0].sha256 for one in shop.outcomes(done)[:2])
+    before_ms = repository.moment_before(seconds=-1)
+    assert repository.delete_pictures(pictures[1:], before_ms=before_ms, batch_id=None, who="test") == 1
+    preview = repository.add_preview(HEAD, [LINE])
+    retries = tuple(
+        repository.open_retry(
+            paid.batch_id,
+            idem_key=key,
+            body_sha256=key,
+            name=None,
+            budget_micro_usd=None,
+            jobs=1,
+            limits=QueueLimits(jobs=None, client_jobs=None),
+        ).batch_id
+        for key in ("once more", "and again")
+    )
     # By hand, and last: what only time brings
     shop.change("UPDATE microbatch SET sent_at_ms = 1 WHERE id = :id", id=sent.microbatch_id)
     shop.change("UPDATE worker SET heartbeat_ms = 1")
@@ -104,6 +158,11 @@ def build(shop: Any) -> World:
         dead=dead,
         zombie=zombie,
         live=live,
+        out=out,
+        lost=lost,
+        silent=silent,
+        paid=paid,
+        retries=retries,
         done=done,
         sent=sent.microbatch_id,
         ready=ready,
@@ -113,6 +172,9 @@ def build(shop: Any) -> World:
         poor=poor,
         stored=stored,
         versions=versions,
+        pictures=pictures,
+        preview=preview,
+        before_ms=repository.moment_before(seconds=-0.001),
     )
 
 
@@ -129,6 +191,30 @@ def _forgotten(shop: Any) -> str:
         "UPDATE microbatch SET state = 'dead', lease_until_ms = NULL WHERE id = :id", id=claim.microbatch_id
     )
     return claim.microbatch_id
+
+
+def _paid(shop: Any) -> Claim:
+    """Return a claim on the edge: one job failed, one picture cost more than permitted, one is not bought."""
+    repository = shop.repository
+    batch = shop.submit(3, client="dora")
+    work = repository.open_window(limit=100, purse=PURSE)
+    mine = replace(work, jobs=tuple(job for job in work.jobs if job.batch_id == batch))
+    repository.record_window(shop.plan(mine, tier="edge", price=9, purse=PURSE))
+    claim: Claim = repository.poll(tier="edge", worker="w7", lease_seconds=LEASE_SECONDS)
+    repository.record(claim, [shop.outcome(claim.jobs[0], fails=True)])
+    call = intend(repository, claim, 1)
+    assert repository.settle_call(call, cost=20, image_sha256=None, error="no picture") == 11
+    return claim
+
+
+def intend(repository: Repository, claim: Claim, place: int, *, repeatable: bool = False) -> str:
+    """Permit the purchase of one job's picture for what was reserved, and return the call."""
+    job = claim.jobs[place]
+    permit = repository.intend(
+        claim, job_id=job.job_id, index=0, cost_max=job.micro_usd, repeatable=repeatable
+    )
+    assert isinstance(permit, Permit)
+    return permit.call_id
 
 
 def request(line: int) -> GenerationRequest:
