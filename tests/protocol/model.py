@@ -253,12 +253,14 @@ class Model:
         return len(asked)
 
     def finish(self, claim: Claim) -> bool | None:
-        """Return None where it is refused: jobs have no outcome."""
+        """Return None where it is refused, and nothing is changed: jobs have no outcome."""
+        late = self.microbatches[claim.microbatch_id].late
         one = self.hold(claim)
         if one is None:
             found = self.microbatches[claim.microbatch_id]
             return (found.state, found.fence) == ("done", claim.fence)
         if not all(self.jobs[id_].asked for id_ in self.left(claim.microbatch_id)):
+            one.late = late
             return None
         self._cancel_asked(claim.microbatch_id, claim.fence)
         one.state = "done"
