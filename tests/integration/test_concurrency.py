@@ -200,7 +200,7 @@ def test_a_sweeper_waits_for_no_message_that_a_cancellation_holds(make_database,
     with transaction(engine) as cancellation:
         cancellation.execute(text("SELECT 1 FROM microbatch WHERE id = :id FOR NO KEY UPDATE"), {"id": first})
         # When the sweeper sends what was lost
-        resent = write(engine, partial(sweeping.resend, resend_seconds=30.0))
+        resent = write(engine, partial(sweeping.resend, resend_seconds=30.0, silence_seconds=15.0))
         # Then it takes the other one, so that the two never wait for each other
         assert resent == 1
     assert shop.read("SELECT id FROM microbatch WHERE state = 'ready'") == second
