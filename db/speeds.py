@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from db.dialects import run
+from db.pools import unfinished
 from routet2i.contracts import Speed, Work
 
 SAMPLE = 200  # unfinished microbatches of a tier whose pictures are counted; the rest are like them
-UNFINISHED = "('ready', 'sent', 'claimed')"
 
 
 def speeds(connection: Connection, *, newest: int = 1_000) -> tuple[Speed, ...]:
@@ -85,27 +85,7 @@ def _tiers(connection: Connection) -> Sequence[str]:
 
 def backlog(connection: Connection) -> tuple[Work, ...]:
     """Return the pictures that are not drawn yet, of all batches; see `Repository.backlog`."""
-    found = []
-    for tier in _tiers(connection):
-        microbatches = run(
-            connection,
-            f"SELECT count(*) FROM microbatch WHERE tier = :tier AND state IN {UNFINISHED}",  # noqa: S608 - ours
-            {"tier": tier},
-        ).scalar_one()
-        sampled = run(
-            connection,
-            f"""SELECT m.width, m.height, sum(j.n) AS pictures
-                FROM (SELECT id, width, height FROM microbatch
-                      WHERE tier = :tier AND state IN {UNFINISHED} ORDER BY id DESC LIMIT :sample) AS m
-                JOIN job j ON j.microbatch_id = m.id AND j.microbatch_id IS NOT NULL
-                WHERE j.state = 'assigned' GROUP BY m.width, m.height""",  # noqa: S608 - ours
-            {"tier": tier, "sample": SAMPLE},
-        )
-        scale = max(1.0, microbatches / SAMPLE)
-        found += [
-            Work(tier=tier, width=row.width, height=row.height, pictures=round(int(row.pictures) * scale))
-            for row in sampled
-        ]
+    found = [one for tier in _tiers(connection) for one in unfinished(connection, tier, sample=SAMPLE)]
     queued = run(
         connection,
         "SELECT width, height, sum(pictures) AS pictures FROM waiting GROUP BY width, height",

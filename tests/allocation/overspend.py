@@ -45,11 +45,9 @@ def _naive(url: str, workload: Workload) -> str:
     return f"{excess(naive.used(url), workload.limits):,}"
 
 
-def _ours(
-    url: str, dialect: str, workload: Workload, command: str, *, rivals: tuple[str, ...]
-) -> Iterator[Figure]:
-    batches = writers.prepare(url, workload)
-    killed = run_roles(
+def under_fire(url: str, workload: Workload, batches: dict[str, str], *, schedulers_killed: int) -> int:
+    """Let writers and schedulers work at once, kill some and replace them; return how many were killed."""
+    return run_roles(
         [
             Role(
                 body=writers.write,
@@ -57,10 +55,17 @@ def _ours(
                 count=workload.processes,
                 kills=workload.kills,
             ),
-            Role(body=writers.schedule, arguments=(url,), count=workload.schedulers, kills=2),
+            Role(body=writers.schedule, arguments=(url,), count=workload.schedulers, kills=schedulers_killed),
         ],
         seconds=workload.seconds,
     )
+
+
+def _ours(
+    url: str, dialect: str, workload: Workload, command: str, *, rivals: tuple[str, ...]
+) -> Iterator[Figure]:
+    batches = writers.prepare(url, workload)
+    killed = under_fire(url, workload, batches, schedulers_killed=2)
     found = writers.used(url, workload, batches)
     beyond = excess(found.by_limit, workload.limits)
     told = (

@@ -17,29 +17,10 @@ from db.audit import batch_status, check_invariants, rows
 from routet2i.errors import UsageError
 from tests.e2e.conftest import Home, wait_for
 from tests.provider.bill import unmatched
+from tests.provider.tier_file import TIERS
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-7f3a"
-TIERS = """
-[tier.edge]
-kind = "edge"
-model = "pocket:edge"
-steps = 1
-guidance = 1
-width = 64
-height = 64
-micro_usd_per_image = 9000
-
-[tier.cloud]
-kind = "http"
-endpoint = "{url}"
-model = "fake"
-idempotent = {idempotent}
-timeout_seconds = 2
-width = 64
-height = 64
-micro_usd_per_image = 65000
-"""
 MOODS = "bill_then_500=0.05,bill_then_cut=0.05,bill_then_hang=0.03,busy=0.05,accepted=0.1,duplicate=0.05"
 
 
@@ -79,7 +60,7 @@ def test_a_batch_on_a_misbehaving_paid_tier_ends_with_every_bill_on_record(
         "--seed", "5", "--misbehave", MOODS, "--hang-seconds", "5", *(["--honours-keys"] if honours else [])
     )
     tiers = tmp_path / "tiers.toml"
-    tiers.write_text(TIERS.format(url=url, idempotent=str(honours).lower()))
+    tiers.write_text(TIERS.format(url=url, idempotent=str(honours).lower(), timeout=2, more=""))
     home = fresh_home(
         lease_seconds="3",
         microbatch_jobs="8",
@@ -137,12 +118,12 @@ def test_a_stack_without_the_key_is_refused(
 ) -> None:
     url, _ = provider()
     tiers = tmp_path / "tiers.toml"
-    tiers.write_text(TIERS.format(url=url, idempotent="false"))
+    tiers.write_text(TIERS.format(url=url, idempotent="false", timeout=2, more=""))
     refused = fresh_home(tiers=str(tiers)).routet2i("up")
     assert refused.returncode == UsageError.exit_code
     assert "no key for tier 'cloud'" in refused.stderr
     # And one that would spend real money on fakes is refused, too
-    tiers.write_text(TIERS.format(url="https://api.example.com/v1", idempotent="false"))
+    tiers.write_text(TIERS.format(url="https://api.example.com/v1", idempotent="false", timeout=2, more=""))
     refused = fresh_home(tiers=str(tiers), api_keys='{"cloud": "x"}').routet2i("up")
     assert refused.returncode == UsageError.exit_code
     assert "real money" in refused.stderr

@@ -2,7 +2,7 @@
 
 from db.invariants import check_invariants
 from tests.allocation import writers
-from tests.allocation.processes import Role, run_roles
+from tests.allocation.overspend import under_fire
 from tests.allocation.workload import Workload, excess
 
 SMALL = Workload(processes=2, threads=4, schedulers=2, kills=1, seconds=3.0, limit=600_000)
@@ -13,18 +13,7 @@ def test_no_limit_is_exceeded_by_writers_of_which_some_are_killed(engine):
     url = engine.url.render_as_string(hide_password=False)
     batches = writers.prepare(url, SMALL)
     # When processes write and decide at once, and some are killed and replaced
-    killed = run_roles(
-        [
-            Role(
-                body=writers.write,
-                arguments=(url, batches, SMALL.threads),
-                count=SMALL.processes,
-                kills=SMALL.kills,
-            ),
-            Role(body=writers.schedule, arguments=(url,), count=SMALL.schedulers, kills=1),
-        ],
-        seconds=SMALL.seconds,
-    )
+    killed = under_fire(url, SMALL, batches, schedulers_killed=1)
     # Then money was spent, no limit is broken, and every sum is right
     found = writers.used(url, SMALL, batches)
     assert killed == 2

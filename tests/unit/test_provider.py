@@ -29,29 +29,9 @@ from routet2i.provider import (
 )
 from routet2i.tiers import read_tiers
 from tests.provider.server import FakeProvider
+from tests.provider.tier_file import TIERS
 
 REQUEST = RenderRequest(prompt="a cat", negative_prompt=None, seed=7, width=64, height=64)
-TIERS = """
-[tier.edge]
-kind = "edge"
-model = "pocket:edge"
-steps = 1
-guidance = 1
-width = 64
-height = 64
-micro_usd_per_image = 9000
-
-[tier.cloud]
-kind = "http"
-endpoint = "{url}"
-model = "fake"
-idempotent = {idempotent}
-width = 64
-height = 64
-micro_usd_per_image = 65000
-timeout_seconds = {timeout}
-{more}
-"""
 
 
 def provider_at(
