@@ -35,7 +35,8 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
     """Make microbatches ready again that were sent long ago and never claimed; return how many.
 
     The pause doubles with each message, for a long queue is no loss. But where a worker of the tier is idle,
-    nothing waits in the queue: whatever was sent before the first pause is lost.
+    nothing waits in the queue; and where one draws what was sent a pause later, the queue has come past it, for
+    the broker hands messages out in their order. What was sent before that is lost.
 
     Args:
         silence_seconds: a worker that has been heard of within it is there.
@@ -46,7 +47,10 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
         """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND id IN (
             SELECT id FROM microbatch WHERE state = 'sent' AND sent_at_ms <= {NOW} - CASE
             WHEN EXISTS (SELECT 1 FROM worker w WHERE w.tier = microbatch.tier AND w.state = 'idle'
-                AND w.heartbeat_ms >= {NOW} - :silence) THEN CAST(:pause AS bigint)
+                AND w.heartbeat_ms >= {NOW} - :silence)
+                OR EXISTS (SELECT 1 FROM microbatch c WHERE c.tier = microbatch.tier AND c.state = 'claimed'
+                AND c.sent_at_ms > microbatch.sent_at_ms + CAST(:pause AS bigint))
+                THEN CAST(:pause AS bigint)
             WHEN deliveries > 16 OR CAST(:pause AS bigint) * (1 << (deliveries - 1)) > :longest THEN :longest
             ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END
             ORDER BY id {SKIP_LOCKED})""",

@@ -111,6 +111,22 @@ def test_a_message_is_waited_for_longer_each_time_but_not_beside_an_idle_worker(
     assert ready.sweep(**options).resent == edge
 
 
+def test_a_message_that_a_later_one_has_overtaken_is_not_waited_for(ready, shop):
+    # Given two messages of a tier, whose workers are all busy; one was sent ten seconds before the other
+    queue = FakeQueue()
+    send(ready, queue, live={}, sent_per_slot=2)
+    lost, drawn = (one for name, one in queue.messages if name == "edge")
+    shop.change("UPDATE microbatch SET deliveries = 9, sent_at_ms = sent_at_ms - 60000")
+    shop.change(f"UPDATE microbatch SET sent_at_ms = sent_at_ms - 10000 WHERE id = '{lost}'")
+    assert ready.claim(drawn, tier="edge", worker="a", lease_seconds=30) is not None
+    options = {"max_deaths": 4, "heartbeat_seconds": 5.0}
+    # When the later one is being drawn, then within a pause their order says nothing
+    assert ready.sweep(resend_seconds=30.0, **options).resent == 0
+    # And beyond it the first one is lost, however long the queue is
+    assert ready.sweep(resend_seconds=5.0, **options).resent == 1
+    assert shop.read("SELECT id FROM microbatch WHERE state = 'ready' AND sent_at_ms > 0") == lost
+
+
 def test_any_other_error_of_a_publisher_is_not_hidden(ready):
     def broken(microbatch, profile):
         raise ZeroDivisionError
