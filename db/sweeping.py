@@ -35,7 +35,7 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
     """Make microbatches ready again that were sent long ago and never claimed; return how many.
 
     The pause doubles with each message, for a long queue is no loss. But where a worker of the tier is idle,
-    nothing waits in the queue; and where one draws what was sent a pause later, the queue has come past it, for
+    nothing waits in the queue; and where one draws what was sent a pause later, the queue has come past it:
     the broker hands messages out in their order. What was sent before that is lost.
 
     Args:
