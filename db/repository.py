@@ -12,6 +12,7 @@ them come the lock of the door (`db.door`), those of the whole tables `budget_po
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -174,16 +175,16 @@ class Repository:
 
     # previews
 
-    def add_preview(self, head: PreviewHead, lines: Sequence[PreviewLine]) -> str:
+    def add_preview(self, head: PreviewHead, lines: Iterable[PreviewLine]) -> str:
         """Keep a preview and return its id; if this is cut off, nobody can submit what was written.
 
         Args:
-            lines: as many as `head.jobs`, each of another line.
+            lines: as many as `head.jobs`, each of another line; taken as they are written.
         """
         preview_id = new_id()
         write(self.engine, lambda c: previews.add(c, preview_id, head))
-        for start in range(0, len(lines), LINES_PER_COMMIT):
-            part = lines[start : start + LINES_PER_COMMIT]
+        left = iter(lines)
+        while part := list(islice(left, LINES_PER_COMMIT)):
             write(self.engine, partial(previews.add_lines, preview_id=preview_id, lines=part))
         return preview_id
 

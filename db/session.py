@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUSY_MS = 5_000  # how long SQLite waits for another writer; also PostgreSQL's lock_timeout
-TURN_SECONDS = 0.001  # pause between two tries to become SQLite's writer
+BUSY_MS = 5_000  # how long one statement waits for another transaction: SQLite's lock, PostgreSQL's rows
+PATIENCE_SECONDS = 30.0  # how long a whole verb waits for its turn to write, all tries together
+TURN_SECONDS = 0.001  # mean pause between two tries to become SQLite's writer
 STATEMENT_MS = 30_000  # longest statement on PostgreSQL: ten times the slowest we measured, rows in millions
 TRIES = 5  # of a transaction that lost against another one (busy, deadlock, serialization)
 AGAIN = ("40001", "40P01", "55P03")  # PostgreSQL: serialization failure, deadlock, lock not available
@@ -111,13 +112,13 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    if not connection.get_execution_options().get("writes", False):
+    deadline = connection.get_execution_options().get("writes_until")
+    if deadline is None:
         connection.exec_driver_sql("BEGIN")
         return
     # SQLite's own waiting looks again after 1, 2, 5 ... 100 ms: two busy workers then mostly sleep
     connection.exec_driver_sql("PRAGMA busy_timeout=0")
     try:
-        deadline = time.monotonic() + BUSY_MS / 1000
         while True:
             try:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -125,7 +126,7 @@ def _begin_sqlite(connection: Connection) -> None:
             except OperationalError as error:
                 if not _may_repeat(error) or time.monotonic() > deadline:
                     raise
-            time.sleep(TURN_SECONDS)
+            time.sleep(random.uniform(0.5, 1.5) * TURN_SECONDS)  # noqa: S311 - jitter, not a secret
     finally:
         connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MS}")
 
@@ -135,27 +136,26 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """Yield a connection inside one write transaction; commit at the end, roll back on any error.
 
     Raises:
-        ServiceUnavailable: the database does not answer, or stays locked.
+        ServiceUnavailable: the database does not answer, or another program holds SQLite's lock for
+            longer than `PATIENCE_SECONDS`.
         SchemaMismatch: it has not our tables.
     """
-    with _translated(engine), engine.connect() as connection:
-        connection.execution_options(writes=True)
-        with _begun(connection):
-            yield connection
+    with _transaction(engine, until=_patience()) as connection:
+        yield connection
 
 
 @contextmanager
-def _begun(connection: Connection) -> Iterator[None]:
-    for left in reversed(range(TRIES)):
-        try:
-            begun = connection.begin()
-            break
-        except OperationalError as error:
-            if left == 0 or not _may_repeat(error):
-                raise
-            _pause(left)
-    with begun:
-        yield
+def _transaction(engine: Engine, *, until: float) -> Iterator[Connection]:
+    """As `transaction`, waiting for its turn until a time of the monotonic clock."""
+    with _translated(engine), engine.connect() as connection:
+        connection.execution_options(writes_until=until)
+        with connection.begin():
+            yield connection
+
+
+def _patience() -> float:
+    """Return until when whoever begins now waits for its turn, seconds of the monotonic clock."""
+    return time.monotonic() + PATIENCE_SECONDS
 
 
 @contextmanager
@@ -174,14 +174,19 @@ def write(engine: Engine, work: Callable[[Connection], T]) -> T:
 
     Args:
         work: must be safe to repeat after a rollback, that is, change nothing but the database.
+    Raises:
+        ServiceUnavailable, SchemaMismatch: as in `transaction`; the patience is that of all tries together.
     """
+    until = _patience()
     for left in reversed(range(TRIES)):
         try:
-            with transaction(engine) as connection:
+            with _transaction(engine, until=until) as connection:
                 return work(connection)
         except ServiceUnavailable as error:
             cause = error.__cause__
             if left == 0 or not isinstance(cause, DBAPIError) or not _may_repeat(cause):
+                raise
+            if time.monotonic() > until:
                 raise
             _pause(left)
     raise AssertionError("unreachable")
@@ -193,7 +198,12 @@ def _pause(left: int) -> None:
 
 def _may_repeat(error: DBAPIError) -> bool:
     """Whether the transaction merely lost against another one."""
-    return getattr(error.orig, "sqlstate", None) in AGAIN or "database is locked" in str(error.orig)
+    return getattr(error.orig, "sqlstate", None) in AGAIN or _is_locked(error)
+
+
+def _is_locked(error: DBAPIError) -> bool:
+    """Whether another writer has SQLite's lock."""
+    return "database is locked" in str(error.orig)
 
 
 @contextmanager
@@ -207,6 +217,11 @@ def _translated(engine: Engine) -> Iterator[None]:
             raise
         if isinstance(error, InternalError) and getattr(error.orig, "sqlstate", None) not in AWAY:
             raise
+        if _is_locked(error):
+            raise ServiceUnavailable(
+                f"database {_address(engine)} is locked by another program for longer than we wait; "
+                f"end that program, type: fuser {_address(engine)}"
+            ) from error
         raise ServiceUnavailable(
             f"database {_address(engine)} does not answer: {_first_line(error)}; "
             "check ROUTET2I_DATABASE_URL, or type: routet2i doctor"
@@ -254,15 +269,15 @@ def downgrade(engine: Engine) -> None:
 def _keys_unchecked(engine: Engine) -> Iterator[Connection]:
     """As `transaction`, but SQLite looks at foreign keys only before the commit: a table may be made anew."""
     with _translated(engine), engine.connect() as connection:
-        connection.execution_options(writes=True)
+        connection.execution_options(writes_until=_patience())
         if engine.dialect.name != "sqlite":
-            with _begun(connection):
+            with connection.begin():
                 yield connection
             return
         raw: Any = connection.connection.dbapi_connection  # outside any transaction, else it is ignored
         raw.execute("PRAGMA foreign_keys=OFF")
         try:
-            with _begun(connection):
+            with connection.begin():
                 yield connection
                 if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
                     raise RouteT2IError(

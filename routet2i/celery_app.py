@@ -72,6 +72,7 @@ def configuration(settings: Settings, *, queues: Sequence[str], role: str) -> di
         "task_default_queue": "unrouted",  # not declared: a task sent without a queue raises QueueNotFound
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # workers outlive long outages
+        "broker_channel_error_retry": True,  # an answer such as "OOM command not allowed" would end a worker
         "worker_send_task_events": True,  # for Flower
         "task_send_sent_event": False,
         "worker_hijack_root_logger": False,  # keep redaction and JSON lines

@@ -25,6 +25,7 @@ import orjson
 from routet2i.contracts import GenerationRequest, Rejection
 from routet2i.errors import IntakeError
 from scheduler.deadlines import EXAMPLES, NO_DEADLINE, BadDeadline, Deadline, read_deadline
+from scheduler.name_set import NameSet
 
 Format = Literal["jsonl", "csv", "text"]
 
@@ -400,7 +401,7 @@ def _parse_row(cells: list[str], *, header: list[str]) -> dict[str, Any]:
 
 
 class _Reader:
-    """Turns the fields of lines into requests; remembers the custom_ids of one file, 60 bits each."""
+    """Turns the fields of lines into requests; remembers the custom_ids of one file."""
 
     def __init__(
         self, *, max_prompt_chars: int, seed_base: bytes, deadline: Deadline, now_ms: int | None
@@ -409,7 +410,7 @@ class _Reader:
         self._seed_base = seed_base
         self._deadline = deadline
         self._now_ms = now_ms
-        self._ids: set[int] = set()
+        self._ids = NameSet()
 
     def request(self, line_no: int, document: Mapping[str, Any]) -> GenerationRequest:
         """Return the request of one line; raises _Refused for the first thing that is wrong."""
@@ -474,14 +475,11 @@ class _Reader:
         """Refuse a custom_id that an earlier line has; ids by default differ by their line numbers."""
         if not given:
             return
-        # a small integer takes half the memory of bytes; two of a million ids meet in 1 of 2 million files
-        digest = int.from_bytes(hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()) >> 4
-        if digest in self._ids:
+        if not self._ids.add(request.custom_id):
             raise _Refused(
                 f"custom_id {_show(request.custom_id)} is on an earlier line already",
                 "give each line its own custom_id, or none",
             )
-        self._ids.add(digest)
 
 
 _KNOWN = frozenset(FIELDS)

@@ -1,21 +1,19 @@
 """What a batch would come to before anything is drawn: split, cost, predicted quality, the job at the cut.
 
-Pure: lines of a file, predictions, prices and a budget in, values out; the choice is the allocator's, so that
-what is shown is what a submission with this preview gets. It reads no file, asks no predictor and writes
-nothing.
+Pure: a draft of predicted lines and a budget in, values out; the choice is the allocator's, so that what is
+shown is what a submission with this preview gets. It reads no prompt file, asks nobody and writes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from routet2i.contracts import GenerationRequest, Prediction, Yardstick
-from routet2i.tiers import Tiers
-from scheduler.allocation.hulls import increments
+from scheduler.allocation.hulls import Increments, increments
 from scheduler.allocation.knapsack import solve
-from scheduler.allocation.options import Bound, Choice, Options
-from scheduler.gains import options_of
+from scheduler.allocation.options import Bound, Choice, Floats, Options
+from scheduler.preview_draft import Block, Draft, DraftLine
 from scheduler.quality_curve import QualityCurve, quality_curve
 from scheduler.speeds import Speeds
 
@@ -84,11 +82,8 @@ class Plan:
 
 
 def plan(
-    requests: Sequence[GenerationRequest],
-    predictions: Sequence[Prediction],
+    draft: Draft,
     *,
-    tiers: Tiers,
-    yardstick: Yardstick | None,
     budget: int | None = None,
     quality: float | None = None,
     speeds: Speeds | None = None,
@@ -96,9 +91,7 @@ def plan(
     """Return what a batch of these lines would come to.
 
     Args:
-        requests: at least one.
-        predictions: one per line.
-        yardstick: of the predictor, or None.
+        draft: at least one line.
         budget: micro-dollars, at least the floor; None = no limit.
         quality: instead of a budget: the least money that brings this share of the gain of all jobs on the
             cloud tier, in (0, 1]. Where the cloud gains nothing that is the floor.
@@ -108,9 +101,7 @@ def plan(
     """
     if budget is not None and quality is not None:
         raise ValueError("either a budget or a quality")
-    options = options_of(
-        requests, predictions, tiers=tiers, yardstick=yardstick, rank=[one.line_no for one in requests]
-    )
+    options = draft.options()
     curve = quality_curve(options)
     all_cloud = float(options.gain[:, -1].sum())
     if quality is not None:
@@ -119,104 +110,152 @@ def plan(
     if budget is not None and budget < curve.floor:
         raise ValueError(f"a budget of {budget} is below the floor of {curve.floor} micro-dollars")
     choice = solve(options, budget=budget)
-    last, first = _cuts(requests, predictions, choice=choice, options=options, tiers=tiers)
+    last, first = _cuts(choice=choice, options=options)
+    speeds = speeds or Speeds.of(draft.tiers, ())
+    work, means = _Work(choice=choice, speeds=speeds), _Means(choice=choice, routed=draft.tiers.routed)
+    cuts: dict[int, Cut] = {}  # row -> what is said of it
+    for block in draft.blocks():
+        work.see(block)
+        means.see(block)
+        for one in (last, first):
+            if one is not None and block.start <= one.row < block.start + len(block.lines):
+                cuts[one.row] = _cut(one, block, routed=draft.tiers.routed)
     preview = Preview(
-        jobs=len(requests),
-        pictures=sum(one.n for one in requests),
+        jobs=len(draft),
+        pictures=draft.pictures,
         budget_micro_usd=budget,
         micro_usd=choice.micro_usd,
         floor_micro_usd=curve.floor,
         ceiling_micro_usd=curve.ceiling,
         parts=tuple(
-            _part(
-                name,
-                column,
-                requests,
-                choice=choice,
-                options=options,
-                speeds=speeds or Speeds.of(tiers, ()),
-            )
-            for column, name in enumerate(tiers.routed)
+            work.part(name, micro_usd=int(options.micro_usd[choice.tier == column, column].sum()))
+            for column, name in enumerate(draft.tiers.routed)
         ),
         gain=choice.gain,
         gain_all_cloud=all_cloud,
         gain_best=float(curve.gain[-1]),
-        metrics=_means(predictions, choice=choice, tiers=tiers),
-        last_bought=last,
-        first_refused=first,
+        metrics=means.told(),
+        last_bought=None if last is None else cuts[last.row],
+        first_refused=None if first is None else cuts[first.row],
     )
     return Plan(preview=preview, choice=choice, options=options, curve=curve)
 
 
-def _part(
-    name: str,
-    column: int,
-    requests: Sequence[GenerationRequest],
-    *,
-    choice: Choice,
-    options: Options,
-    speeds: Speeds,
-) -> TierPart:
-    rows = np.flatnonzero(choice.tier == column).tolist()
-    own = [requests[row] for row in rows]
-    seconds = [speeds.seconds(name, one.n, one.width, one.height) for one in own]
-    known = [one for one in seconds if one is not None]
-    return TierPart(
-        tier=name,
-        jobs=len(own),
-        pictures=sum(one.n for one in own),
-        micro_usd=int(options.micro_usd[rows, column].sum()),
-        seconds=sum(known) if len(known) == len(seconds) else None,
-        seconds_from=speeds.source(name),
-    )
+class _Work:
+    """What each tier would draw, summed block by block."""
+
+    def __init__(self, *, choice: Choice, speeds: Speeds) -> None:
+        self._choice = choice
+        self._speeds = speeds
+        self._jobs: dict[str, int] = defaultdict(int)
+        self._pictures: dict[str, int] = defaultdict(int)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._unknown: set[str] = set()  # tiers that draw a job of which nobody knows how long it takes
+
+    def see(self, block: Block) -> None:
+        """Take the lines of a block to their tiers."""
+        routed = self._speeds.tiers.routed
+        for one, column in zip(block.lines, self._choice.tier[block.rows].tolist(), strict=True):
+            tier = routed[column]
+            self._jobs[tier] += 1
+            self._pictures[tier] += one.n
+            seconds = self._speeds.seconds(tier, one.n, one.width, one.height)
+            if seconds is None:
+                self._unknown.add(tier)
+            else:
+                self._seconds[tier] += seconds
+
+    def part(self, tier: str, *, micro_usd: int) -> TierPart:
+        """Return a tier's part of the blocks so far."""
+        return TierPart(
+            tier=tier,
+            jobs=self._jobs[tier],
+            pictures=self._pictures[tier],
+            micro_usd=micro_usd,
+            seconds=None if tier in self._unknown else self._seconds[tier],
+            seconds_from=self._speeds.source(tier),
+        )
 
 
-def _means(predictions: Sequence[Prediction], *, choice: Choice, tiers: Tiers) -> Mapping[str, MetricMeans]:
-    """Return the mean score per metric of all on edge, of the choice, and of all on cloud."""
-    if not all(name in one.scores for one in predictions for name in tiers.routed):
-        return {}
-    names = list(predictions[0].scores[tiers.edge])
-    scores = np.array(
-        [[[one.scores[tier][name] for name in names] for tier in tiers.routed] for one in predictions]
-    )  # (n, T, N)
-    chosen = scores[np.arange(len(scores)), choice.tier].mean(axis=0)
-    edge, cloud = scores[:, 0].mean(axis=0), scores[:, -1].mean(axis=0)
-    return {
-        name: MetricMeans(edge=float(edge[k]), chosen=float(chosen[k]), cloud=float(cloud[k]))
-        for k, name in enumerate(names)
-    }
+class _Means:
+    """The mean score per metric of all on edge, of the choice, and of all on cloud, summed block by block."""
+
+    def __init__(self, *, choice: Choice, routed: tuple[str, ...]) -> None:
+        self._choice = choice
+        self._routed = routed
+        self._names: list[str] = []
+        self._sums: Floats | None = None  # (3, N): all edge, as chosen, all cloud
+        self._rows = 0
+        self._known = True  # so far each line has scores on each tier
+
+    def see(self, block: Block) -> None:
+        """Add the scores of a block."""
+        told = [one.scores for one in block.predictions]
+        self._known &= all(name in one for one in told for name in self._routed)
+        if not self._known:
+            return
+        self._names = self._names or list(told[0][self._routed[0]])
+        scores = np.array(
+            [[[one[tier][name] for name in self._names] for tier in self._routed] for one in told]
+        )  # (n, T, N)
+        chosen = scores[np.arange(len(scores)), self._choice.tier[block.rows]]
+        sums = np.stack([one.sum(axis=0) for one in (scores[:, 0], chosen, scores[:, -1])])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._rows += len(told)
+
+    def told(self) -> Mapping[str, MetricMeans]:
+        """Return the means; none where some line has no scores on some tier."""
+        if not self._known or self._sums is None:
+            return {}
+        edge, chosen, cloud = (self._sums / self._rows).tolist()
+        return {
+            name: MetricMeans(edge=edge[k], chosen=chosen[k], cloud=cloud[k])
+            for k, name in enumerate(self._names)
+        }
 
 
-def _cuts(
-    requests: Sequence[GenerationRequest],
-    predictions: Sequence[Prediction],
-    *,
-    choice: Choice,
-    options: Options,
-    tiers: Tiers,
-) -> tuple[Cut | None, Cut | None]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """A step up of one job."""
+
+    row: int
+    tier: int  # column that it leads to
+    extra_micro_usd: int
+    gain: float
+
+
+def _cuts(*, choice: Choice, options: Options) -> tuple[_Step | None, _Step | None]:
     """Return the least efficient step that was bought and the most efficient one that money refused."""
     steps = increments(options)
     paid = options.micro_usd[steps.job, choice.tier[steps.job]]
     bought = options.micro_usd[steps.job, steps.tier] <= paid  # a hull's prices rise from step to step
     refused = ~bought & (choice.bound[steps.job] == Bound.MONEY)
-
-    def cut(step: int) -> Cut:
-        row = int(steps.job[step])
-        one = requests[row]
-        return Cut(
-            line_no=one.line_no,
-            custom_id=one.custom_id,
-            prompt=one.prompt,
-            prs=predictions[row].prs,
-            tier=tiers.routed[int(steps.tier[step])],
-            extra_micro_usd=int(steps.extra[step]),
-            gain=float(steps.gain[step]),
-        )
-
     last = np.flatnonzero(bought)
     first = np.flatnonzero(refused)
     return (
-        cut(int(last[np.argmin(steps.efficiency[last])])) if len(last) else None,
-        cut(int(first[np.argmax(steps.efficiency[first])])) if len(first) else None,
+        _step(steps, int(last[np.argmin(steps.efficiency[last])])) if len(last) else None,
+        _step(steps, int(first[np.argmax(steps.efficiency[first])])) if len(first) else None,
+    )
+
+
+def _step(steps: Increments, index: int) -> _Step:
+    return _Step(
+        row=int(steps.job[index]),
+        tier=int(steps.tier[index]),
+        extra_micro_usd=int(steps.extra[index]),
+        gain=float(steps.efficiency[index] * steps.extra[index]),
+    )
+
+
+def _cut(step: _Step, block: Block, *, routed: tuple[str, ...]) -> Cut:
+    """Return what is said of a step of a job in the block."""
+    one: DraftLine = block.lines[step.row - block.start]
+    return Cut(
+        line_no=one.line_no,
+        custom_id=one.custom_id,
+        prompt=one.prompt,
+        prs=block.predictions[step.row - block.start].prs,
+        tier=routed[step.tier],
+        extra_micro_usd=step.extra_micro_usd,
+        gain=step.gain,
     )

@@ -3,46 +3,48 @@
 Pure: a plan in, lines out. It stores nothing (`db.previews`) and decides nothing (`scheduler.preview`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
-from routet2i.contracts import GenerationRequest, Prediction, PreviewLine, Scope
+from routet2i.contracts import PreviewLine, Scope
 from routet2i.tiers import Tiers
+from scheduler.allocation.options import Options
 from scheduler.preview import Plan
+from scheduler.preview_draft import Block, Draft
 from scheduler.reasons import reason, thresholds
 
 
-def preview_lines(
-    made: Plan,
-    requests: Sequence[GenerationRequest],
-    predictions: Sequence[Prediction],
-    *,
-    tiers: Tiers,
-) -> list[PreviewLine]:
-    """Return one line per request, in order; their prices add up to the preview's.
+def preview_lines(made: Plan, draft: Draft) -> Iterator[PreviewLine]:
+    """Yield one line per line of the draft, in order; their prices add up to the preview's.
 
     Args:
-        made: of these requests and predictions, with every job on some tier.
+        made: of this draft, with every job on some tier.
     """
-    below = thresholds(
-        requests,
-        predictions,
-        choice=made.choice,
-        options=made.options,
-        price=made.choice.price,
-        tiers=tiers,
+    for block in draft.blocks():
+        yield from _lines(made, block, tiers=draft.tiers)
+
+
+def _lines(made: Plan, block: Block, *, tiers: Tiers) -> Iterator[PreviewLine]:
+    rows = block.rows
+    choice = replace(made.choice, tier=made.choice.tier[rows], bound=made.choice.bound[rows])
+    options = made.options
+    own = Options(
+        micro_usd=options.micro_usd[rows],
+        gain=options.gain[rows],
+        rank=options.rank[rows],
+        allowed=None if options.allowed is None else options.allowed[rows],
     )
-    found = []
-    for row, (request, prediction) in enumerate(zip(requests, predictions, strict=True)):
-        column = int(made.choice.tier[row])
-        found.append(
-            PreviewLine(
-                line_no=request.line_no,
-                tier=tiers.routed[column],
-                reason=reason(made.choice, row, tiers=tiers, short=Scope.BATCH),
-                prs=prediction.prs,
-                threshold=float(below[row]),
-                micro_usd=int(made.options.micro_usd[row, column]),
-                scores=prediction.scores,
-            )
+    below = thresholds(
+        block.lines, block.predictions, choice=choice, options=own, price=choice.price, tiers=tiers
+    )
+    for row, (line, prediction) in enumerate(zip(block.lines, block.predictions, strict=True)):
+        column = int(choice.tier[row])
+        yield PreviewLine(
+            line_no=line.line_no,
+            tier=tiers.routed[column],
+            reason=reason(choice, row, tiers=tiers, short=Scope.BATCH),
+            prs=prediction.prs,
+            threshold=float(below[row]),
+            micro_usd=int(own.micro_usd[row, column]),
+            scores=prediction.scores,
         )
-    return found

@@ -5,20 +5,20 @@ submitted as it is; the plan itself is `scheduler.preview`. Nothing is drawn and
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn
 
 from db.repository import Repository
-from routet2i.contracts import GenerationRequest, Prediction, PreviewHead
+from routet2i.contracts import GenerationRequest, PreviewHead
 from routet2i.errors import BudgetTooSmall, UsageError
 from routet2i.heartbeat import LIVE_SECONDS
-from routet2i.tiers import Tiers
 from scheduler.cli.batches import Json, micro_usd
 from scheduler.cli.durations import told
 from scheduler.cli.networks import open_named, registry_of
@@ -29,6 +29,7 @@ from scheduler.duration import Duration, device_seconds, duration
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 from scheduler.preview import Cut, Plan, Preview, plan
+from scheduler.preview_draft import Draft
 from scheduler.preview_lines import preview_lines
 from scheduler.prompt_file import prompt_format
 from scheduler.quality_curve import QualityCurve
@@ -71,43 +72,28 @@ def preview(
     settings = read_settings(ctx)
     tiers = settings.read_tiers()
     lines = PromptLines(file, settings=settings, now_ms=time.time_ns() // 1_000_000)
-    requests = list(lines)
-    if not requests:
+    requests = iter(lines)
+    first = list(islice(requests, ASKED))
+    if not first:
         lines.exit_if_rejected()
     predictor = open_named(None, settings=settings)
-    predictions = _ask(predictor, requests)
-    floor = sum(tiers[tiers.edge].price(one.n, width=one.width, height=one.height) for one in requests)
-    if limit is not None and limit < floor:
-        raise BudgetTooSmall(
-            f"the budget of {money(limit)} does not cover {len(requests)} jobs on tier {tiers.edge}; "
-            f"type --budget {money(floor).removeprefix('$')} or more"
-        )
-    repository = registry_of(settings)
-    speeds = Speeds.of(tiers, () if repository is None else repository.speeds())
-    made = plan(
-        requests,
-        predictions,
-        tiers=tiers,
-        yardstick=yardstick_of(predictor),
-        budget=limit,
-        quality=quality,
-        speeds=speeds,
-    )
-    takes = _time(made.preview, speeds=speeds, repository=repository)
+    with Draft(tiers=tiers, yardstick=yardstick_of(predictor)) as draft:
+        _ask(predictor, chain(first, requests), draft=draft)
+        floor = draft.edge_micro_usd
+        if limit is not None and limit < floor:
+            raise BudgetTooSmall(
+                f"the budget of {money(limit)} does not cover {len(draft)} jobs on tier {tiers.edge}; "
+                f"type --budget {money(floor).removeprefix('$')} or more"
+            )
+        repository = registry_of(settings)
+        speeds = Speeds.of(tiers, () if repository is None else repository.speeds())
+        made = plan(draft, budget=limit, quality=quality, speeds=speeds)
+        takes = _time(made.preview, speeds=speeds, repository=repository)
+        kept = _keep(made, draft, file=file, lines=lines, predictor=predictor, repository=repository)
     if plot is not None:
         from scheduler.quality_plot import draw_curve
 
         draw_curve(made.curve, plot, budget=made.preview.micro_usd, all_cloud=made.preview.gain_all_cloud)
-    kept = _keep(
-        made,
-        requests,
-        predictions,
-        file=file,
-        lines=lines,
-        predictor=predictor,
-        tiers=tiers,
-        repository=repository,
-    )
     if json:
         points = [_point(made.curve, point, made.preview) for point in made.curve.sampled(POINTS)]
         said = {
@@ -174,13 +160,11 @@ def _sum(one: float | None, other: float | None) -> float | None:
 
 def _keep(
     made: Plan,
-    requests: Sequence[GenerationRequest],
-    predictions: Sequence[Prediction],
+    draft: Draft,
     *,
     file: Path,
     lines: PromptLines,
     predictor: Predictor,
-    tiers: Tiers,
     repository: Repository | None,
 ) -> str | None:
     """Store a plan where there is a database; return its id, or None."""
@@ -195,19 +179,24 @@ def _keep(
         jobs=made.preview.jobs,
         micro_usd=made.preview.micro_usd,
     )
-    return repository.add_preview(head, preview_lines(made, requests, predictions, tiers=tiers))
+    return repository.add_preview(head, preview_lines(made, draft))
 
 
-def _ask(predictor: Predictor, requests: Sequence[GenerationRequest]) -> list[Prediction]:
+def _ask(predictor: Predictor, requests: Iterator[GenerationRequest], *, draft: Draft) -> None:
+    """Read requests and their predictions into the draft, some at a time."""
     err = console(stderr=True)
-    predictions: list[Prediction] = []
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        bar = progress.add_task("predicting", total=len(requests))
-        for start in range(0, len(requests), ASKED):
-            part = requests[start : start + ASKED]
-            predictions += predictor.predict([one.prompt for one in part])
+    with Progress(
+        TextColumn("predicting"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} prompts"),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as progress:
+        bar = progress.add_task("predicting", total=None)
+        while part := list(islice(requests, ASKED)):
+            draft.add(part, predictor.predict([one.prompt for one in part]))
             progress.update(bar, advance=len(part))
-    return predictions
 
 
 def _print(made: Plan, *, predictor: Predictor, out: Console) -> None:

@@ -32,6 +32,7 @@ from routet2i.settings import Settings
 from routet2i.tiers import TierProfile, Tiers, packaged, read_tiers
 from scheduler.intake import guess_format
 from scheduler.preview import plan
+from scheduler.preview_draft import Draft
 from scheduler.preview_lines import preview_lines
 from scheduler.prompt_file import read_prompt_file
 from scheduler.service import run_window
@@ -39,6 +40,7 @@ from scheduler.submit import Submission, submit_file
 
 TIERS = read_tiers(packaged("pocket"))  # edge 9,000 and cloud 65,000 micro-dollars a picture
 SIZES = (None, (64, 64), (96, 64), (128, 128), (48, 80))
+READ = 16  # lines predicted at once: files have several such pieces
 YARDSTICK = Yardstick(weights={"clarity": 1.0}, spans={"clarity": 0.1})
 
 
@@ -76,11 +78,15 @@ def preview(
     """Keep the plan of a file, as the command does; `share` puts the budget between least and most."""
     read = read_prompt_file(path, settings=Settings())
     requests = [one for one in read if isinstance(one, GenerationRequest)]
-    predictions = ByNumber().predict([one.prompt for one in requests])
-    if share is not None:
-        curve = plan(requests, predictions, tiers=tiers, yardstick=yardstick).curve
-        budget = curve.floor + round(share * (curve.ceiling - curve.floor))
-    made = plan(requests, predictions, tiers=tiers, yardstick=yardstick, budget=budget)
+    with Draft(tiers=tiers, yardstick=yardstick) as draft:
+        for start in range(0, len(requests), READ):
+            part = requests[start : start + READ]
+            draft.add(part, ByNumber().predict([one.prompt for one in part]))
+        if share is not None:
+            curve = plan(draft).curve
+            budget = curve.floor + round(share * (curve.ceiling - curve.floor))
+        made = plan(draft, budget=budget)
+        lines = list(preview_lines(made, draft))
     head = PreviewHead(
         file_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         fmt=guess_format(path),
@@ -90,7 +96,6 @@ def preview(
         jobs=len(requests),
         micro_usd=made.preview.micro_usd,
     )
-    lines = list(preview_lines(made, requests, predictions, tiers=tiers))
     return repository.find_preview(repository.add_preview(head, lines)), lines
 
 

@@ -20,6 +20,11 @@ from tests.hostile.shares import SHARES
 COMMAND = "make hostile"
 INPUTS, WANTED = 120_000, 100_000
 LINES, MOST_MB = 1_000_000, 300
+SMALLER, FLAT = (
+    4,
+    1.5,
+)  # a file with a quarter of the lines, and how many times its memory is still called flat
+MEASURED = ("submit", "preview")
 CHILDREN = 2
 SAVED = Path("runs/hostile")
 
@@ -119,23 +124,36 @@ def _fuzz_figure(fuzzed: list[fuzzing.Fuzzed], *, seconds: int) -> Figure:
 
 
 def _memory(lines: int) -> Iterator[Figure]:
-    with tempfile.TemporaryDirectory() as folder:
-        home, file = Path(folder) / "home", Path(folder) / "prompts.jsonl"
-        memory.write_lines(file, lines=lines)
-        size = file.stat().st_size / 1e6
-        memory.run("db", "upgrade", home=home)
-        for arguments in (("submit", str(file)), ("preview", str(file))):
-            found = memory.run(*arguments, home=home)
-            good = found.exit_code in (0, 7)
-            if not good:
-                print(found.told)
-            yield _figure(
-                f"memory of {arguments[0]}, {lines:,} lines ({size:.0f} MB, each tenth line bad), SQLite",
-                found.peak_mb,
-                f"MB at its peak ({found.seconds:.0f} s{'' if good else f', exit {found.exit_code}'})",
-                target=f"under {MOST_MB}" if arguments[0] == "submit" else "",
-                holds=good and found.peak_mb < MOST_MB if arguments[0] == "submit" else None,
-            )
+    """Measure each command on a file of so many lines, and on one of a quarter of them."""
+    peaks: dict[tuple[str, int], float] = {}
+    for size in (lines // SMALLER, lines):
+        with tempfile.TemporaryDirectory() as folder:
+            home, file = Path(folder) / "home", Path(folder) / "prompts.jsonl"
+            memory.write_lines(file, lines=size)
+            megabytes = file.stat().st_size / 1e6
+            memory.run("db", "upgrade", home=home)
+            for command in MEASURED:
+                found = memory.run(command, str(file), home=home)
+                good = found.exit_code in (0, 7)
+                if not good:
+                    print(found.told)
+                peaks[command, size] = found.peak_mb
+                yield _figure(
+                    f"memory of {command}, {size:,} lines ({megabytes:.0f} MB, each tenth line bad), SQLite",
+                    found.peak_mb,
+                    f"MB at its peak ({found.seconds:.0f} s{'' if good else f', exit {found.exit_code}'})",
+                    target=f"under {MOST_MB}",
+                    holds=good and found.peak_mb < MOST_MB,
+                )
+    for command in MEASURED:
+        times = peaks[command, lines] / peaks[command, lines // SMALLER]
+        yield _figure(
+            f"memory of {command}, {lines:,} lines beside {lines // SMALLER:,}",
+            times,
+            "times the peak",
+            target=f"at most {FLAT}",
+            holds=times <= FLAT,
+        )
 
 
 def _figure(figure: str, value: float, unit: str, *, target: str, holds: bool | None) -> Figure:

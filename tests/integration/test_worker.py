@@ -30,6 +30,7 @@ from routet2i.settings import Settings
 from routet2i.tiers import packaged
 from routet2i.worker import worker_command
 
+FULL_SECONDS = 3.0  # a broker's memory stays full
 SECONDS = 60.0  # patience of every wait: a worker starts in about 3 s on an idle machine
 
 
@@ -271,6 +272,31 @@ def test_a_message_of_no_known_shape_ends_no_worker(deploy: Callable[..., Deploy
     # When they arrive before one that is sound
     deployment.publish_all(edge, tier="edge")
     # Then that one is rendered by the worker that has read all of them
+    wait_for(lambda: deployment.counts().get("succeeded") == 4)
+    assert worker.poll() is None
+
+
+def test_a_broker_whose_memory_is_full_ends_no_worker(deploy: Callable[..., Deployment], broker: str) -> None:
+    # Given a worker that stands still while the broker hands it a message
+    deployment = deploy()
+    edge = deployment.submit(4, tier="edge", per_microbatch=4)
+    worker = deployment.start("edge", name="edge-1@test")
+    worker.send_signal(signal.SIGSTOP)
+    deployment.publish_all(edge, tier="edge")
+    with redis.Redis.from_url(broker) as client:
+        # When the broker refuses every write, so that it cannot be noted that the message is being worked on
+        client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(redis.OutOfMemoryError):
+                client.set("any", "thing")
+            worker.send_signal(signal.SIGCONT)
+            wait_for(lambda: "command not allowed when used memory" in deployment.log.read_text())
+            time.sleep(FULL_SECONDS)
+        finally:
+            client.config_set("maxmemory", "0")
+    # Then the same process is there once there is room, and draws what is sent again
+    assert worker.poll() is None
+    deployment.publish_all(edge, tier="edge")
     wait_for(lambda: deployment.counts().get("succeeded") == 4)
     assert worker.poll() is None
 

@@ -13,7 +13,8 @@ from routet2i.contracts import GenerationRequest, Prediction, Yardstick
 from routet2i.tiers import Tiers, packaged, read_tiers
 from scheduler.allocation.options import Options
 from scheduler.gains import options_of
-from scheduler.preview import plan
+from scheduler.preview import Plan, plan
+from scheduler.preview_draft import Draft
 from scheduler.quality_curve import quality_curve
 
 PAIR = read_tiers(packaged("pocket"))  # 9,000 and 65,000 micro-dollars a picture
@@ -32,6 +33,20 @@ def line(number: int, *, n: int = 1, width: int | None = None) -> GenerationRequ
 def lines(values: Sequence[float]) -> tuple[list[GenerationRequest], list[Prediction]]:
     """One line for each PRS."""
     return [line(k) for k in range(1, len(values) + 1)], [Prediction(prs=one) for one in values]
+
+
+def planned(
+    requests: Sequence[GenerationRequest],
+    predictions: Sequence[Prediction],
+    *,
+    budget: int | None = None,
+    quality: float | None = None,
+) -> Plan:
+    """The plan of lines that come one at a time."""
+    with Draft(tiers=PAIR, yardstick=None) as draft:
+        for request, prediction in zip(requests, predictions, strict=True):
+            draft.add([request], [prediction])
+        return plan(draft, budget=budget, quality=quality)
 
 
 def three() -> Tiers:
@@ -130,7 +145,7 @@ def test_a_plan_says_split_cost_gain_and_the_jobs_at_the_cut() -> None:
     requests, predictions = lines([0.4, 0.1, 0.7, 0.3])
     budget = 4 * 9_000 + 2 * 56_000
     # When they are planned
-    preview = plan(requests, predictions, tiers=PAIR, yardstick=None, budget=budget).preview
+    preview = planned(requests, predictions, budget=budget).preview
     # Then the two that gain most are bought, and the cut is named on both sides
     assert [(part.tier, part.jobs, part.micro_usd) for part in preview.parts] == [
         ("edge", 2, 18_000),
@@ -145,11 +160,11 @@ def test_a_plan_says_split_cost_gain_and_the_jobs_at_the_cut() -> None:
     assert (preview.last_bought.line_no, preview.first_refused.line_no) == (4, 1)
     assert preview.first_refused.extra_micro_usd == 56_000
     # And without a limit nothing is refused
-    free = plan(requests, predictions, tiers=PAIR, yardstick=None).preview
+    free = planned(requests, predictions).preview
     assert (free.micro_usd, free.first_refused) == (free.ceiling_micro_usd, None)
     # And a budget below the floor is no plan
     with pytest.raises(ValueError, match="below the floor"):
-        plan(requests, predictions, tiers=PAIR, yardstick=None, budget=35_999)
+        planned(requests, predictions, budget=35_999)
 
 
 @given(values=st.lists(PRS, min_size=1, max_size=12), share=st.floats(0.01, 1))
@@ -159,12 +174,12 @@ def test_the_budget_for_a_quality_brings_it_and_one_unit_less_does_not(
 ) -> None:
     # Given lines and a wanted share of what the cloud would gain
     requests, predictions = lines(values)
-    wanted = plan(requests, predictions, tiers=PAIR, yardstick=None, quality=share).preview
+    wanted = planned(requests, predictions, quality=share).preview
     # Then its money brings that share, if the cloud gains at all
     assert wanted.gain >= share * wanted.gain_all_cloud - 1e-9
     # And a cent less of a step's price does not
     if wanted.micro_usd > wanted.floor_micro_usd:
-        less = plan(requests, predictions, tiers=PAIR, yardstick=None, budget=wanted.micro_usd - 1).preview
+        less = planned(requests, predictions, budget=wanted.micro_usd - 1).preview
         assert less.gain < share * wanted.gain_all_cloud + 1e-9
 
 
@@ -173,6 +188,6 @@ def test_predicted_scores_are_averaged_as_edge_as_chosen_and_as_cloud() -> None:
     scores = {"edge": {"clarity": 0.2}, "cloud": {"clarity": 0.6}}
     predictions = [Prediction(prs=0.1, scores=scores), Prediction(prs=0.9, scores=scores)]
     # When they are planned
-    means = plan([line(1), line(2)], predictions, tiers=PAIR, yardstick=None).preview.metrics["clarity"]
+    means = planned([line(1), line(2)], predictions).preview.metrics["clarity"]
     # Then the chosen mean lies between
     assert (means.edge, means.chosen, means.cloud) == pytest.approx((0.2, 0.4, 0.6))

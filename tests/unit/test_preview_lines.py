@@ -7,6 +7,7 @@ from routet2i.contracts import GenerationRequest, Prediction
 from routet2i.tiers import packaged, read_tiers
 from scheduler.allocator import REASONS
 from scheduler.preview import plan
+from scheduler.preview_draft import Draft
 from scheduler.preview_lines import preview_lines
 
 PAIR = read_tiers(packaged("pocket"))  # 9,000 and 65,000 micro-dollars a picture
@@ -28,9 +29,11 @@ def test_lines_add_up_to_the_preview_and_say_why_each_job_goes_where_it_goes(
     predictions = [Prediction(prs=prs, scores={"edge": {"q": prs}}) for prs, _ in jobs]
     pictures = sum(n for _, n in jobs)
     budget = None if share is None else pictures * 9_000 + round(share * pictures * 56_000)
-    made = plan(requests, predictions, tiers=PAIR, yardstick=None, budget=budget)
-    # When its lines are made
-    lines = preview_lines(made, requests, predictions, tiers=PAIR)
+    with Draft(tiers=PAIR, yardstick=None) as draft:
+        draft.add(requests, predictions)
+        made = plan(draft, budget=budget)
+        # When its lines are made
+        lines = list(preview_lines(made, draft))
     # Then they are the requests', with their predictions, and cost what the preview says
     assert [line.line_no for line in lines] == [one.line_no for one in requests]
     assert [line.prs for line in lines] == [one.prs for one in predictions]
