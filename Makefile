@@ -61,9 +61,9 @@ chaos: setup ## break everything for ten minutes, write reports/chaos.json
 	$(BIN)/python -m routet2i.figures docs/reliability.md
 
 chaos-full: setup ## 20 seeds x 6,000 jobs x 100 faults on each database: hours
-	$(BIN)/python -m tests.chaos --database postgresql --runs 20 --jobs 6000 --faults 100 --json \
+	$(BIN)/python -m tests.chaos --database postgresql --full --runs 20 --jobs 6000 --faults 100 --json \
 	  --report reports/chaos.json --part "full, postgresql, broker none"
-	$(BIN)/python -m tests.chaos --database sqlite --runs 20 --jobs 6000 --faults 100 --json \
+	$(BIN)/python -m tests.chaos --database sqlite --full --runs 20 --jobs 6000 --faults 100 --json \
 	  --report reports/chaos.json --part "full, sqlite, broker none"
 	$(BIN)/python -m tests.chaos --database postgresql --broker aof --jobs 2000 --faults 60 \
 	  --report reports/chaos.json

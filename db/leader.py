@@ -10,13 +10,16 @@ from routet2i.errors import LeaseLost
 
 
 def elect(connection: Connection, *, holder: str, ttl_seconds: float) -> int | None:
-    """Become leader if nobody is; the new term, or None."""
+    """Become leader if nobody is; the new term, or None.
+
+    A term that seems to last for more than two of them was begun before the database's clock went back.
+    """
     term: int | None = run(
         connection,
         """INSERT INTO leader(name, holder, term, expires_ms) VALUES('scheduler', :holder, 1, {NOW} + :ttl)
             ON CONFLICT(name) DO UPDATE
             SET holder = excluded.holder, term = leader.term + 1, expires_ms = excluded.expires_ms
-            WHERE leader.expires_ms < {NOW}
+            WHERE leader.expires_ms < {NOW} OR leader.expires_ms > {NOW} + 2 * :ttl
             RETURNING term""",
         {"holder": holder, "ttl": round(ttl_seconds * 1000)},
     ).scalar()

@@ -519,6 +519,10 @@ class Repository:
             lambda c: sweeping.resend(c, resend_seconds=resend_seconds, silence_seconds=silence),
         )
         with reading(self.engine) as connection:
+            went_back = sweeping.clock_went_back(connection, silence_seconds=silence)
+        if went_back:
+            write(self.engine, lambda c: sweeping.follow_clock(c, silence_seconds=silence))
+        with reading(self.engine) as connection:
             ended = sweeping.expired_claims(connection)
             forgotten = sweeping.forgotten(connection)
         if ended:

@@ -36,7 +36,8 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
 
     The pause doubles with each message, for a long queue is no loss. But where a worker of the tier is idle,
     nothing waits in the queue; and where one draws what was sent a pause later, the queue has come past it:
-    the broker hands messages out in their order. What was sent before that is lost.
+    the broker hands messages out in their order. What was sent before that is lost. What was sent in the
+    future was sent before the database's clock went back.
 
     Args:
         silence_seconds: a worker that has been heard of within it is there.
@@ -45,14 +46,15 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
     return run(
         connection,
         """UPDATE microbatch SET state = 'ready' WHERE state = 'sent' AND id IN (
-            SELECT id FROM microbatch WHERE state = 'sent' AND sent_at_ms <= {NOW} - CASE
+            SELECT id FROM microbatch WHERE state = 'sent'
+            AND (sent_at_ms > {NOW} + :pause OR sent_at_ms <= {NOW} - CASE
             WHEN EXISTS (SELECT 1 FROM worker w WHERE w.tier = microbatch.tier AND w.state = 'idle'
                 AND w.heartbeat_ms >= {NOW} - :silence)
                 OR EXISTS (SELECT 1 FROM microbatch c WHERE c.tier = microbatch.tier AND c.state = 'claimed'
                 AND c.sent_at_ms > microbatch.sent_at_ms + CAST(:pause AS bigint))
                 THEN CAST(:pause AS bigint)
             WHEN deliveries > 16 OR CAST(:pause AS bigint) * (1 << (deliveries - 1)) > :longest THEN :longest
-            ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END
+            ELSE CAST(:pause AS bigint) * (1 << (deliveries - 1)) END)
             ORDER BY id {SKIP_LOCKED})""",
         {
             "pause": pause,
@@ -60,6 +62,47 @@ def resend(connection: Connection, *, resend_seconds: float, silence_seconds: fl
             "silence": round(silence_seconds * 1000),
         },
     ).rowcount
+
+
+def clock_went_back(connection: Connection, *, silence_seconds: float) -> bool:
+    """Whether a worker was heard of in the future: before the database's clock went back."""
+    found = run(
+        connection,
+        "SELECT 1 FROM worker WHERE heartbeat_ms > {NOW} + :silence LIMIT 1",
+        {"silence": round(silence_seconds * 1000)},
+    ).scalar()
+    return found is not None
+
+
+def follow_clock(connection: Connection, *, silence_seconds: float) -> int:
+    """Set back what dead workers left in the future, by as much as their last sign of life lies in it.
+
+    The claim of one that lives is not harmed: it keeps what it had left, and is renewed. Without this a dead
+    worker's claim would last as long as the clock went back.
+
+    Returns:
+        Claims whose lease was shortened.
+    """
+    silence = {"silence": round(silence_seconds * 1000)}
+    shortened = run(
+        connection,
+        """UPDATE microbatch SET lease_until_ms = lease_until_ms
+                - (SELECT w.heartbeat_ms - {NOW} FROM worker w WHERE w.id = worker_id)
+            WHERE state = 'claimed' AND id IN (
+                SELECT m.id FROM microbatch m WHERE m.state = 'claimed' AND EXISTS (
+                    SELECT 1 FROM worker w WHERE w.id = m.worker_id
+                    AND w.heartbeat_ms > {NOW} + :silence AND m.lease_until_ms >= w.heartbeat_ms)
+                ORDER BY m.id {SKIP_LOCKED})
+            AND EXISTS (SELECT 1 FROM worker w WHERE w.id = worker_id AND w.heartbeat_ms > {NOW})""",
+        silence,
+    ).rowcount
+    run(
+        connection,
+        """UPDATE worker SET heartbeat_ms = {NOW} WHERE id IN (
+            SELECT id FROM worker WHERE heartbeat_ms > {NOW} + :silence ORDER BY id {SKIP_LOCKED})""",
+        silence,
+    )
+    return shortened
 
 
 def expired_claims(connection: Connection) -> Sequence[str]:

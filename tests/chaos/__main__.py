@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from routet2i.figures import read_report, write_report
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="go on with further seeds for so long")
     parser.add_argument("--lease", type=float, default=2.0, help="seconds of a worker's claim")
     parser.add_argument("--alone", action="store_true", help="one fault at a time, with time to recover")
+    parser.add_argument("--full", action="store_true", help="long kinds, too, and 2 to 5 schedulers by seed")
     parser.add_argument("--controls", action="store_true", help="the negative controls instead")
     parser.add_argument("--bare", action="store_true", help="bare Celery under the same F1 and F4 beside it")
     parser.add_argument("--json", action="store_true", help="one JSON line per run on standard output")
@@ -44,8 +46,13 @@ def main() -> None:
         from tests.chaos import bare
 
         sys.exit(bare.main(jobs=args.jobs, seed=args.seed, as_json=args.json, report=args.report))
-    shape = Shape(database=args.database, broker=args.broker, lease_seconds=args.lease)
     only = tuple(one for one in args.only.split(",") if one)
+    shape = Shape(
+        database=args.database,
+        broker=args.broker,
+        lease_seconds=args.lease,
+        full=args.full or bool(only),
+    )
     verdicts: list[Verdict] = []
     began = time.monotonic()
     while len(verdicts) < args.runs or (args.minutes and time.monotonic() - began < 60 * args.minutes):
@@ -57,7 +64,7 @@ def main() -> None:
                 jobs=args.jobs,
                 strikes=args.faults,
                 only=only,
-                shape=shape,
+                shape=replace(shape, schedulers=2 + seed % 4) if args.full else shape,
                 pairs=not args.alone,
                 calm_every=1 if args.alone else 3,
                 keep=args.keep and args.keep / f"seed-{seed}",

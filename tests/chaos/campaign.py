@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +22,7 @@ from routet2i.images import ImageStore
 from tests.chaos import checker, faults
 from tests.chaos.databases import SqliteDatabase
 from tests.chaos.faults import Fault
-from tests.chaos.world import Shape, World, own_disk, running
+from tests.chaos.world import Shape, World, running
 from tests.chaos.wounds import Span, Wound, now_ms, recovery_seconds
 
 REST_SECONDS = 60.0  # without a new outcome, once nothing is struck any more: what has none now is lost
@@ -90,8 +90,8 @@ class Verdict:
 class Striker:
     """Chooses faults, lets them strike, and keeps what they touched."""
 
-    def __init__(self, world: World, plan: Plan) -> None:
-        """Draw from the plan's seed."""
+    def __init__(self, world: World, plan: Plan, order: Sequence[Fault], draw: Random) -> None:
+        """Take the faults in the order in which they strike; what each does is drawn, too."""
         self.struck: Counter[str] = Counter()
         self.wounds: list[tuple[str, Wound, Span]] = []
         self.spans: list[Span] = []
@@ -100,14 +100,12 @@ class Striker:
         self._plan = plan
         self._done = False
         self._since = time.monotonic()
-        self._draw = Random(f"faults/{plan.seed}")
-        self._faults = faults.chosen(plan.only, plan.shape)
-        if not self._faults:
-            raise ValueError(f"no fault of {', '.join(plan.only)} can strike here")
+        self._order = list(order)
+        self._draw = draw
 
     def run(self) -> None:
-        """Strike as often as planned; every fault once before any comes again by weight."""
-        order = self._order()
+        """Strike as often as planned."""
+        order = self._order
         number = 0
         while order and not self._world.ended.is_set():
             number += 1
@@ -134,15 +132,6 @@ class Striker:
         running = min(0.9, (time.monotonic() - self._since) / self._plan.strike_seconds)
         return min(1.0, (sum(self.struck.values()) - self.struck["F20"] - 1 + running) / self._plan.strikes)
 
-    def _order(self) -> list[Fault]:
-        order: list[Fault] = self._draw.sample(self._faults, len(self._faults))
-        weights = [fault.weight for fault in self._faults]
-        missing = self._plan.strikes - len(order)
-        if missing > 0:
-            order += self._draw.choices(self._faults, weights, k=missing)
-            self._draw.shuffle(order)
-        return order[: self._plan.strikes]
-
     def _strike(self, fault: Fault, draw: Random) -> None:
         assert fault.strike is not None
         self.struck[fault.id] += 1
@@ -163,20 +152,39 @@ class Striker:
         self.wounds += [(fault.id, wound, span) for wound in found]
 
 
+def ordered(plan: Plan, draw: Random) -> list[Fault]:
+    """Return the faults in the order in which they strike: every one once before any comes again by weight.
+
+    Raises:
+        ValueError: none of those that were named can strike here.
+    """
+    able = faults.chosen(plan.only, plan.shape)
+    if not able:
+        raise ValueError(f"no fault of {', '.join(plan.only)} can strike here")
+    order = draw.sample(able, len(able))
+    missing = plan.strikes - len(order)
+    if missing > 0:
+        order += draw.choices(able, [fault.weight for fault in able], k=missing)
+        draw.shuffle(order)
+    return order[: plan.strikes]
+
+
 def run(plan: Plan) -> Verdict:
     """Carry a plan out and return the verdict."""
     began = time.monotonic()
-    shape = plan.shape
-    if not shape.picture_seconds:
-        shape = Shape(**{**asdict(shape), "picture_seconds": _picture_seconds(plan)})
+    draw = Random(f"faults/{plan.seed}")
+    order = ordered(plan, draw)
+    shape = replace(
+        plan.shape,
+        picture_seconds=plan.shape.picture_seconds or _picture_seconds(plan),
+        disks=tuple(sorted({fault.disk for fault in order if fault.disk})),
+    )
     verdict = Verdict(
         seed=plan.seed, database=shape.database, broker=shape.broker, double=shape.double, jobs=plan.jobs
     )
     with running(shape, seed=plan.seed, keep=plan.keep) as world:
-        if faults.can_mount() and (not plan.only or "F8" in plan.only):
-            own_disk(world)
         world.ready()
-        striker = Striker(world, plan)
+        striker = Striker(world, plan, order, draw)
         submitting = world.load.run(jobs=plan.jobs, progress=striker.progress, poison=plan.poison)
         world.wait(1.0)
         striker.run()

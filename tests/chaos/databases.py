@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sqlalchemy import text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
 from db.session import make_engine, upgrade
 from tests.chaos.relay import Relay
@@ -24,6 +25,8 @@ from tests.postgresql import PostgresqlServer
 
 Kind = Literal["sqlite", "postgresql"]
 CONNECTIONS = 120
+TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = 'chaos' AND pid <> pg_backend_pid()"""
 
 
 class Database(Protocol):
@@ -32,17 +35,15 @@ class Database(Protocol):
     kind: Kind
     url: str  # as the stack reaches it
     direct: str  # as we reach it, whatever befalls the way
-    relay: Relay | None
 
 
 class SqliteDatabase:
     """A file."""
 
     kind: Kind = "sqlite"
-    relay = None
 
     def __init__(self, folder: Path) -> None:
-        """Make the file with our tables."""
+        """Make the file with our tables; the folder exists."""
         self.file = folder / "routet2i.db"
         self.url = self.direct = f"sqlite+pysqlite:///{self.file}"
         upgrade(self.url)
@@ -76,8 +77,14 @@ class PostgresqlDatabase:
         self.direct = f"postgresql+psycopg://postgres@/chaos?host={self._socket}"
         self.execute("CREATE DATABASE chaos")
         upgrade(self.direct)
-        self.relay: Relay | None = Relay(self._connect)
-        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.relay.port}/chaos"
+        self.ways: list[Relay] = []
+        self.url, _ = self.another_way()
+
+    def another_way(self) -> tuple[str, Relay]:
+        """Return a URL of its own with the relay that it leads through, to be cut alone."""
+        way = Relay(self._connect)
+        self.ways.append(way)
+        return f"postgresql+psycopg://postgres@127.0.0.1:{way.port}/chaos", way
 
     def _connect(self) -> socket.socket:
         way = socket.socket(socket.AF_UNIX)
@@ -98,6 +105,20 @@ class PostgresqlDatabase:
         finally:
             engine.dispose()
 
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """Yield a connection of the administrator's, of no pool; raises OperationalError if none is free."""
+        engine = create_engine(self._admin, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with contextlib.closing(engine.connect()) as connection:
+            yield connection
+
+    def terminate_backends(self, *, through: Connection | None = None) -> None:
+        """End every connection to our tables, over a connection that is open already or a new one."""
+        if through is None:
+            self.execute(TERMINATE)
+        else:
+            through.execute(text(TERMINATE))
+
     def crash(self) -> None:
         """Stop the server as a crash does: nothing is written, nobody is told."""
         pid = self._server.pid
@@ -108,13 +129,13 @@ class PostgresqlDatabase:
             time.sleep(0.02)
 
     def restart(self) -> None:
-        """Start the server again and wait until it has recovered."""
+        """Start the server, if it does not run, and wait until it has recovered."""
         self._server.start_again()
 
     def close(self) -> None:
         """Stop the server and delete its files."""
-        assert self.relay is not None
-        self.relay.close()
+        for way in self.ways:
+            way.close()
         self._server.close()
 
 

@@ -1,20 +1,22 @@
 """The registry of faults: for each an id, a sentence, what it needs, and how it strikes.
 
 `strike(world, draw)` does the harm, lasts as long as the harm does, heals it, and returns the wounds. The
-strikes themselves stand in `process_faults`, `service_faults` and `request_faults`.
+strikes themselves stand in the modules called `..._faults`.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
+from string import ascii_lowercase
+from typing import Literal
 
+from tests.chaos import door_faults as doors
 from tests.chaos import process_faults as processes
 from tests.chaos import request_faults as requests
 from tests.chaos import service_faults as services
-from tests.chaos.world import Shape, World
+from tests.chaos import storage_faults as storage
+from tests.chaos.disks import Place, can_mount
+from tests.chaos.world import SOFT_STOP_SECONDS, Shape, World
 from tests.chaos.wounds import Wound
 
 Strike = Callable[[World, Random], Sequence[Wound]]
@@ -29,6 +31,8 @@ class Fault:
     strike: Strike | None  # None: not done here, `why` tells
     needs: tuple[str, ...] = ()  # sqlite, postgresql, aof, root, two_schedulers
     weight: int = 1  # how often it is chosen, beside the others
+    long: bool = False  # takes so long that only a full run has it, or one that names it
+    disk: Place | Literal[""] = ""  # what must be a small file system of its own
     within: float = 5.0  # seconds that recovery may take, beyond the lease where one must end first
     lease: str = ""  # worker, leader: whose lease must end before anything can go on
     why: str = ""
@@ -113,7 +117,13 @@ FAULTS: tuple[Fault, ...] = (
         id="F5d", sentence="PostgreSQL is read-only for 4 s", strike=services.read_only, needs=("postgresql",)
     ),
     Fault(
-        id="F6",
+        id="F5e",
+        sentence="others hold all but 5 of PostgreSQL's connections for 6 s",
+        strike=storage.few_connections,
+        needs=("postgresql",),
+    ),
+    Fault(
+        id="F6a",
         sentence="another writer holds SQLite's lock for 7 s",
         strike=services.hold_lock,
         needs=("sqlite",),
@@ -122,7 +132,20 @@ FAULTS: tuple[Fault, ...] = (
         id="F6b",
         sentence="SQLite's write-ahead log is deleted while all is down",
         strike=None,
-        why="commits since the last checkpoint are lost with it, so that no run can hold",
+        why="commits since the last checkpoint are lost with it, and nothing can tell: see operations.md",
+    ),
+    Fault(
+        id="F6c",
+        sentence="SIGKILL of a writer with half a transaction in SQLite's write-ahead log",
+        strike=storage.kill_writer,
+        needs=("sqlite",),
+    ),
+    Fault(
+        id="F6d",
+        sentence="another writer holds SQLite's lock for 20 s",
+        strike=services.hold_lock_long,
+        needs=("sqlite",),
+        long=True,
     ),
     Fault(id="F7a", sentence="the network to the broker is cut for 5 s", strike=services.cut_broker),
     Fault(
@@ -142,12 +165,67 @@ FAULTS: tuple[Fault, ...] = (
         strike=services.mute_database,
         needs=("postgresql",),
     ),
-    Fault(id="F8", sentence="the picture disk is full for 4 s", strike=services.fill_disk, needs=("root",)),
     Fault(
-        id="F9",
+        id="F7e",
+        sentence="the network to broker and PostgreSQL is cut for 5 s",
+        strike=services.cut_both,
+        needs=("postgresql",),
+    ),
+    Fault(
+        id="F7f",
+        sentence="the network to broker and PostgreSQL is cut for 20 s",
+        strike=services.cut_both_longer,
+        needs=("postgresql",),
+        long=True,
+    ),
+    Fault(
+        id="F7g",
+        sentence="the network to broker and PostgreSQL is cut for 120 s",
+        strike=services.cut_both_longest,
+        needs=("postgresql",),
+        long=True,
+    ),
+    Fault(
+        id="F8a",
+        sentence="the picture disk is full for 4 s",
+        strike=storage.fill_pictures,
+        needs=("root",),
+        disk="pictures",
+    ),
+    Fault(
+        id="F8b",
+        sentence="the database's disk is full for 4 s",
+        strike=storage.fill_database,
+        needs=("root",),
+        disk="database",
+    ),
+    Fault(
+        id="F8c",
+        sentence="the disk of the broker's append-only file is full for 4 s",
+        strike=storage.fill_broker_disk,
+        needs=("root", "aof"),
+        disk="broker",
+    ),
+    Fault(
+        id="F9a",
         sentence="every lease ends at once, as if the database's clock jumped 2 h",
         strike=services.jump_clock,
         why="no clock is moved, for want of libfaketime: leases and the leader's term are, in SQL",
+    ),
+    Fault(
+        id="F9b",
+        sentence="a worker is killed and the database's clock goes back 10 min",
+        strike=services.step_back,
+        lease="worker",
+        why="as F9a: all times that something waits for are moved 10 min ahead, in SQL",
+    ),
+    Fault(
+        id="F9c",
+        sentence="the leading scheduler is killed and the database's clock goes back 10 min",
+        strike=services.step_back_leaderless,
+        needs=("two_schedulers",),
+        lease="leader",
+        why="as F9b",
     ),
     Fault(
         id="F10",
@@ -182,7 +260,15 @@ FAULTS: tuple[Fault, ...] = (
         lease="leader",
     ),
     Fault(id="F13c", sentence="8 submitters of one file", strike=requests.same_file),
-    Fault(id="F14", sentence="a batch with a poison job of another kind", strike=requests.poison),
+    Fault(
+        id="F13d",
+        sentence="the leading scheduler alone is cut off from PostgreSQL beyond its term",
+        strike=services.part_leader,
+        needs=("postgresql", "two_schedulers"),
+        lease="leader",
+    ),
+    Fault(id="F14a", sentence="a batch with a poison job of another kind", strike=requests.poison),
+    Fault(id="F14b", sentence="a prompt of 100 MB at the door", strike=doors.giant_prompt),
     Fault(id="F15a", sentence="SIGTERM of every worker, one after the other", strike=processes.roll_workers),
     Fault(
         id="F15b",
@@ -192,21 +278,29 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(id="F15c", sentence="SIGQUIT of a worker", strike=processes.quit_worker, lease="worker"),
     Fault(
+        id="F15d",
+        sentence="SIGQUIT of a worker that cannot finish in time",
+        strike=processes.quit_stuck,
+        lease="worker",
+        within=5.0 + SOFT_STOP_SECONDS,
+    ),
+    Fault(
         id="F16",
         sentence="messages of another version, and `db upgrade` with work in flight",
         strike=requests.other_version,
     ),
     Fault(
-        id="F17",
+        id="F17a",
         sentence="a batch is cancelled, and jobs of another one by eight hands",
         strike=requests.cancel_storm,
     ),
     Fault(
-        id="F18",
-        sentence="hostile prompt files",
-        strike=None,
-        why="the corpus and the fuzzers are tests of their own",
+        id="F17b",
+        sentence="1,000 jobs, cancelled one by one while they are drawn and recorded",
+        strike=doors.cancel_race,
+        long=True,
     ),
+    Fault(id="F18", sentence="a file of hostile lines", strike=doors.hostile_lines),
     Fault(
         id="F19",
         sentence="`inspect` asked of all workers again and again for 3 s",
@@ -230,6 +324,8 @@ def missing(fault: Fault, shape: Shape) -> str | None:
     """Return what a fault lacks in a world of this shape on this machine, None if nothing."""
     if fault.strike is None:
         return fault.why
+    if fault.long and not shape.full:
+        return "it takes long: --full, or --only with its id"
     lacks = {
         "sqlite": shape.database != "sqlite" and "the run uses PostgreSQL",
         "postgresql": shape.database != "postgresql" and "the run uses SQLite",
@@ -240,22 +336,11 @@ def missing(fault: Fault, shape: Shape) -> str | None:
     return next((str(lacks[need]) for need in fault.needs if lacks[need]), None)
 
 
-def can_mount() -> bool:
-    """Whether we may mount a file system."""
-    return os.geteuid() == 0 and shutil.which("mount") is not None and _has_admin()
-
-
-def _has_admin() -> bool:
-    with Path("/proc/self/status").open() as lines:
-        effective = next(line for line in lines if line.startswith("CapEff"))
-    return bool(int(effective.split()[1], 16) >> 21 & 1)
-
-
 def chosen(only: Sequence[str], shape: Shape) -> list[Fault]:
     """Return the faults that can strike, of those whose id begins with one of `only` (all if empty)."""
     return [
         fault
         for fault in FAULTS
         if missing(fault, shape) is None
-        and (not only or any(fault.id == name or fault.id.rstrip("abcde") == name for name in only))
+        and (not only or any(fault.id == name or fault.id.rstrip(ascii_lowercase) == name for name in only))
     ]

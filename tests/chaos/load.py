@@ -52,16 +52,21 @@ class Load:
         self._stop = threading.Event()
         self.submitted = 0  # jobs
 
-    def write(self, *, jobs: int = BATCH_JOBS, poison: tuple[str, ...] = ()) -> tuple[Path, int]:
-        """Write a prompt file and return it with the budget of its batch, micro-USD."""
+    def new_path(self) -> Path:
+        """Return the path of a prompt file that nobody has written yet."""
         with self._lock:
             self._files += 1
-            path = self._folder / f"batch-{self._files}.jsonl"
+            return self._folder / f"batch-{self._files}.jsonl"
+
+    def write(self, *, jobs: int = BATCH_JOBS, poison: tuple[str, ...] = ()) -> tuple[Path, int]:
+        """Write a prompt file and return it with the budget of its batch, micro-USD."""
+        path = self.new_path()
+        with self._lock:
             places = dict(zip(self._draw.sample(range(jobs), len(poison)), poison, strict=True))
             lines = [
                 json.dumps(
                     {
-                        "custom_id": f"{self._files}-{line}"
+                        "custom_id": f"{path.stem.removeprefix('batch-')}-{line}"
                         + (f"-poison-{places[line]}" if line in places else ""),
                         "prompt": self._draw.choice(self._texts)
                         + (f" poison:{places[line]}" if line in places else ""),
@@ -83,8 +88,10 @@ class Load:
         self.promised.poison.update(poison)
         return self.send(path, budget, jobs=jobs, cancellable=cancellable)
 
-    def send(self, path: Path, budget: int, *, jobs: int, cancellable: bool = False) -> str | None:
-        """Submit a file until it is accepted."""
+    def send(
+        self, path: Path, budget: int | None, *, jobs: int | None, cancellable: bool = False
+    ) -> str | None:
+        """Submit a file until it is accepted; `jobs` are in it, None if that is not known."""
         while not self._stop.is_set():
             engine = make_engine(self._settings.database)
             try:
@@ -106,8 +113,9 @@ class Load:
                 engine.dispose()
             with self._lock:
                 if submission.batch_id not in self.promised.batches:
-                    self.promised.batches[submission.batch_id] = jobs
-                    self.submitted += jobs
+                    accepted = submission.accepted if jobs is None else jobs
+                    self.promised.batches[submission.batch_id] = accepted
+                    self.submitted += accepted
                 if cancellable:
                     self.promised.may_be_cancelled.add(submission.batch_id)
             return submission.batch_id

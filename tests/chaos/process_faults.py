@@ -9,13 +9,16 @@ import signal
 import time
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import psutil
+from sqlalchemy import Row, text
 
+from db.session import reading
 from routet2i.errors import ServiceUnavailable
 from scheduler.service import TTL_SECONDS
 from tests.chaos.crew import Member
-from tests.chaos.world import World, pick
+from tests.chaos.world import SOFT_STOP_SECONDS, World, pick
 from tests.chaos.wounds import Wound, held_jobs, now_ms
 
 WORKER_FAILPOINTS = (
@@ -40,14 +43,14 @@ def _held(world: World, member: Member) -> tuple[str, ...]:
     return held_jobs(world.engine, worker_prefix=f"{member.name}.")
 
 
-def _busy(world: World, draw: Random) -> Member:
+def busy(world: World, draw: Random) -> Member:
     """Return a worker that holds a claim, if one does within a few seconds."""
     deadline = time.monotonic() + BUSY_SECONDS
     while time.monotonic() < deadline and not world.ended.is_set():
         with contextlib.suppress(ServiceUnavailable):
-            busy = [member for member in world.workers if member.pid is not None and _held(world, member)]
-            if busy:
-                return draw.choice(busy)
+            found = [member for member in world.workers if member.pid is not None and _held(world, member)]
+            if found:
+                return draw.choice(found)
         world.wait(0.05)
     return pick(draw, world.workers)
 
@@ -63,7 +66,7 @@ def _kill(process: psutil.Process) -> None:
 
 def kill_child(world: World, draw: Random) -> Sequence[Wound]:
     """F1: the process that draws dies; its main process starts another."""
-    worker = _busy(world, draw)
+    worker = busy(world, draw)
     for child in worker.children():
         if _size(child) > TRACKER_BYTES:
             _kill(child)
@@ -153,7 +156,7 @@ def stop_and_kill(world: World, draw: Random) -> Sequence[Wound]:
 
 def zombie(world: World, draw: Random) -> Sequence[Wound]:
     """F3: a worker stands still until its leases are long over, then goes on as if nothing had happened."""
-    worker = _busy(world, draw)
+    worker = busy(world, draw)
     worker.signal(signal.SIGSTOP, everyone=True)
     wounds = _wounded(world, worker)
     world.wait(3 * world.shape.lease_seconds)
@@ -163,7 +166,7 @@ def zombie(world: World, draw: Random) -> Sequence[Wound]:
 
 def stuck_child(world: World, draw: Random) -> Sequence[Wound]:
     """F12: only the process that draws stands still; signs of life go on."""
-    worker = _busy(world, draw)
+    worker = busy(world, draw)
     stopped = worker.children()
     for child in stopped:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -234,3 +237,51 @@ def quit_worker(world: World, draw: Random) -> Sequence[Wound]:
     wounds = _wounded(world, worker)
     worker.signal(signal.SIGQUIT)
     return wounds
+
+
+def quit_stuck(world: World, draw: Random) -> Sequence[Wound]:
+    """F15: the time to finish passes, for no picture is ever done; that is nobody's death."""
+    world.hands.set("endless", True)
+    worker = busy(world, draw)
+    wounds = _wounded(world, worker)
+    held = _claims(world, worker)
+    before = len(worker.ends)
+    worker.signal(signal.SIGQUIT)
+    deadline = time.monotonic() + SOFT_STOP_SECONDS + world.shape.lease_seconds + ROLL_SECONDS
+    while time.monotonic() < deadline and not world.ended.is_set():
+        if not held and len(worker.ends) > before:
+            break
+        held = [one for one in held if not _judged(world, one)]
+        world.wait(0.05)
+    world.hands.set("endless", False)
+    if len(worker.ends) == before:
+        world.load.promised.errors.append(f"{worker.name} did not end after its time to finish")
+        worker.signal(signal.SIGKILL)
+    return wounds
+
+
+def _claims(world: World, member: Member) -> list[Row[Any]]:
+    with reading(world.engine) as connection:
+        return list(
+            connection.execute(
+                text(
+                    """SELECT id, fence, deaths FROM microbatch
+                        WHERE state = 'claimed' AND worker_id LIKE :worker"""
+                ),
+                {"worker": f"{member.name}.%"},
+            )
+        )
+
+
+def _judged(world: World, claim: Row[Any]) -> bool:
+    """Whether a claim has ended; if that was counted as a death, a promise was broken."""
+    with contextlib.suppress(ServiceUnavailable), reading(world.engine) as connection:
+        now = connection.execute(
+            text("SELECT state, fence, deaths FROM microbatch WHERE id = :id"), {"id": claim.id}
+        ).one()
+        if now.state == "claimed" and now.fence == claim.fence:
+            return False
+        if now.deaths > claim.deaths:
+            world.load.promised.errors.append(f"microbatch {claim.id} counts a death after a soft stop")
+        return True
+    return False

@@ -6,7 +6,6 @@ who uses them.
 
 import contextlib
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from random import Random
@@ -16,11 +15,16 @@ from sqlalchemy import text
 
 from db.session import transaction
 from routet2i.errors import ServiceUnavailable
+from scheduler.service import TTL_SECONDS
 from tests.chaos.databases import PostgresqlDatabase, SqliteDatabase
+from tests.chaos.process_faults import busy
+from tests.chaos.relay import Relay, State
 from tests.chaos.world import World
 from tests.chaos.wounds import Wound, held_jobs, now_ms
 
 BROKER_START_SECONDS = 15.0
+WINDOW_JOBS = 6
+STEP_MS = 600_000
 
 
 def _whole() -> list[Wound]:
@@ -90,10 +94,7 @@ def stop_database(world: World, draw: Random) -> Sequence[Wound]:
 
 def terminate_backends(world: World, draw: Random) -> Sequence[Wound]:
     """F5: every connection ends, whatever it was at."""
-    _postgresql(world).execute(
-        """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE datname = 'chaos' AND pid <> pg_backend_pid()"""
-    )
+    _postgresql(world).terminate_backends()
     return _whole()
 
 
@@ -106,12 +107,17 @@ def read_only(world: World, draw: Random) -> Sequence[Wound]:
     return _whole()
 
 
-def hold_lock(world: World, draw: Random) -> Sequence[Wound]:
+def hold_lock(world: World, draw: Random, *, seconds: float = 7.0) -> Sequence[Wound]:
     """F6: a backup tool or a shell holds a write transaction open for longer than writers wait."""
     assert isinstance(world.database, SqliteDatabase)
     with world.database.locked():
-        world.wait(7.0)
+        world.wait(seconds)
     return _whole()
+
+
+def hold_lock_long(world: World, draw: Random) -> Sequence[Wound]:
+    """F6: for longer than the leader's term, too."""
+    return hold_lock(world, draw, seconds=20.0)
 
 
 def cut_broker(world: World, draw: Random) -> Sequence[Wound]:
@@ -132,34 +138,49 @@ def mute_broker(world: World, draw: Random) -> Sequence[Wound]:
 
 def cut_database(world: World, draw: Random) -> Sequence[Wound]:
     """F7: connections are reset and refused."""
-    relay = _postgresql(world).relay
-    assert relay is not None
-    relay.set("cut")
-    world.wait(5.0)
-    relay.heal()
-    return _whole()
+    return _cut(world, _postgresql(world).ways, "cut", seconds=5.0)
 
 
 def mute_database(world: World, draw: Random) -> Sequence[Wound]:
     """F7: connections stay, nothing comes through."""
-    relay = _postgresql(world).relay
-    assert relay is not None
-    relay.set("mute")
-    world.wait(6.0)
-    relay.heal()
+    return _cut(world, _postgresql(world).ways, "mute", seconds=6.0)
+
+
+def cut_both(world: World, draw: Random) -> Sequence[Wound]:
+    """F7: a process stands alone: neither broker nor database."""
+    return _cut(world, [world.broker_relay, *_postgresql(world).ways], "cut", seconds=5.0)
+
+
+def cut_both_longer(world: World, draw: Random) -> Sequence[Wound]:
+    """F7: for longer than every lease."""
+    return _cut(world, [world.broker_relay, *_postgresql(world).ways], "cut", seconds=20.0)
+
+
+def cut_both_longest(world: World, draw: Random) -> Sequence[Wound]:
+    """F7: for longer than any pause between two tries."""
+    return _cut(world, [world.broker_relay, *_postgresql(world).ways], "cut", seconds=120.0)
+
+
+def _cut(world: World, ways: Sequence[Relay], state: State, *, seconds: float) -> Sequence[Wound]:
+    for way in ways:
+        way.set(state)
+    world.wait(seconds)
+    for way in ways:
+        way.heal()
     return _whole()
 
 
-def fill_disk(world: World, draw: Random) -> Sequence[Wound]:
-    """F8: the picture folder's file system shrinks to what is used: not one more byte fits."""
-    if not world.disk_is_ours:
-        return []
-    folder = world.settings.pictures
-    used = int(subprocess.check_output(["df", "--output=used", "-k", str(folder)], text=True).split()[-1])
-    subprocess.run(["mount", "-o", f"remount,size={used + 8}k", str(folder)], check=False)
-    world.wait(4.0)
-    subprocess.run(["mount", "-o", "remount,size=2g", str(folder)], check=True)
-    return _whole()
+def part_leader(world: World, draw: Random) -> Sequence[Wound]:
+    """F13: the leader, and nobody else, is cut off from the database until another one leads."""
+    leader = world.leader() or draw.choice(world.schedulers)
+    way = world.scheduler_ways[leader.name]
+    way.set(draw.choice(("cut", "mute")))
+    wounds = [Wound(since_ms=now_ms() + 500, signs=("window",))]  # a commit under way may still come
+    world.wait(0.6)
+    world.load.submit(jobs=WINDOW_JOBS)
+    world.wait(TTL_SECONDS + 4)
+    way.heal()
+    return wounds
 
 
 def jump_clock(world: World, draw: Random) -> Sequence[Wound]:
@@ -171,3 +192,34 @@ def jump_clock(world: World, draw: Random) -> Sequence[Wound]:
         )
         connection.execute(text("UPDATE leader SET expires_ms = expires_ms - 7200000"))
     return [Wound(since_ms=now_ms(), jobs=jobs)]
+
+
+def step_back(world: World, draw: Random) -> Sequence[Wound]:
+    """F9: the database's clock goes back ten minutes as a worker dies: its lease seems to last for ever."""
+    worker = busy(world, draw)
+    worker.signal(signal.SIGKILL)
+    wounds = [Wound(since_ms=now_ms(), jobs=held_jobs(world.engine, worker_prefix=f"{worker.name}."))]
+    _go_back(world)
+    return wounds
+
+
+def step_back_leaderless(world: World, draw: Random) -> Sequence[Wound]:
+    """F9: the same as the leading scheduler dies: its term seems to last for ever."""
+    leader = world.leader() or draw.choice(world.schedulers)
+    leader.signal(signal.SIGKILL)
+    _go_back(world)
+    wounds = [Wound(since_ms=now_ms(), signs=("window",))]
+    world.load.submit(jobs=WINDOW_JOBS)
+    return wounds
+
+
+def _go_back(world: World) -> None:
+    """Move every time that something waits for ten minutes ahead, which is what a step back does to them."""
+    with contextlib.suppress(ServiceUnavailable), transaction(world.engine) as connection:
+        for statement in (
+            "UPDATE leader SET expires_ms = expires_ms + :step",
+            "UPDATE microbatch SET lease_until_ms = lease_until_ms + :step WHERE state = 'claimed'",
+            "UPDATE microbatch SET sent_at_ms = sent_at_ms + :step WHERE state = 'sent'",
+            "UPDATE worker SET heartbeat_ms = heartbeat_ms + :step",
+        ):
+            connection.execute(text(statement), {"step": STEP_MS})

@@ -46,16 +46,20 @@ class FragileGenerator(FakeGenerator):
             if "poison:segfault" in request.prompt:
                 ctypes.string_at(0)
             if "poison:recursion" in request.prompt:
-                raise RecursionError("maximum recursion depth exceeded")
+                _recurse()
         made = super().generate(requests)
         self._hands.note_drawn(len(made))
         return made
 
     def _take_time(self) -> None:
         left = self._seconds
-        while left > 0 and not self._hands.has("quick"):
+        while (left > 0 and not self._hands.has("quick")) or self._hands.has("endless"):
             time.sleep(min(left, SLICE_SECONDS))
             left -= SLICE_SECONDS / (SLOWER if self._hands.has("slow") else 1)
+
+
+def _recurse() -> None:
+    _recurse()
 
 
 def open_store(settings: Settings) -> Repository:
@@ -87,3 +91,4 @@ doubles.put_in_place()
 _settings = _defuse(Settings())
 _kind = _settings.read_tiers()[_settings.tier or "edge"].kind
 app = make_worker(_settings, kind=TierKind(_kind), module=MODULE, open_store=open_store, load=load)
+app.conf.worker_soft_shutdown_timeout = float(os.environ.get("CHAOS_SOFT_STOP_SECONDS", "3"))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from routet2i.tiers import packaged
 from scheduler.broker import prepare
 from tests.chaos.crew import Crew, Member
 from tests.chaos.databases import Kind, PostgresqlDatabase, SqliteDatabase, opened
+from tests.chaos.disks import Disk, Place, own_disk
 from tests.chaos.hands import Hands
 from tests.chaos.load import Load
 from tests.chaos.relay import Relay
@@ -39,6 +40,7 @@ from tests.chaos.relay import Relay
 Broker = Literal["none", "aof"]
 TIERS = ("edge", "cloud")
 READY_SECONDS = 90.0
+SOFT_STOP_SECONDS = 3.0  # that SIGQUIT leaves a worker to finish: the product's would outlast a run
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,13 +59,21 @@ class Shape:
     microbatch_jobs: int = 4
     double: str = ""  # the control that is in place
     double_in: tuple[str, ...] = ("worker", "scheduler")
+    disks: tuple[Place, ...] = ()  # small file systems of their own, which can be filled
+    full: bool = False  # kinds of faults that take long strike, too
 
 
 class World:
     """A running stack."""
 
     def __init__(
-        self, home: Path, shape: Shape, database: SqliteDatabase | PostgresqlDatabase, *, seed: int
+        self,
+        home: Path,
+        shape: Shape,
+        database: SqliteDatabase | PostgresqlDatabase,
+        *,
+        seed: int,
+        disks: Mapping[str, Disk],
     ) -> None:
         """Start everything; `ready` waits for it."""
         self.home = home
@@ -73,7 +83,7 @@ class World:
         self.hands = Hands(home)
         self.hands.make()
         self.ended = threading.Event()  # nothing is struck any more
-        self.disk_is_ours = False  # the picture folder is a small file system of its own
+        self.disks = disks  # by place
         prepared = prepare(home / "run")
         self._configure(home / "run" / "valkey.conf")
         self.broker_url = prepared.url
@@ -111,16 +121,8 @@ class World:
         self.workers = [
             self._worker(tier, number) for tier in TIERS for number in range(1, shape.workers + 1)
         ]
-        self.schedulers = [
-            self.crew.add(
-                Member(
-                    f"scheduler-{number}",
-                    lambda _: [sys.executable, "-m", "tests.chaos.scheduler", "scheduler"],
-                    environment=self.environment("scheduler"),
-                )
-            )
-            for number in range(1, shape.schedulers + 1)
-        ]
+        self.scheduler_ways: dict[str, Relay] = {}  # to PostgreSQL, each its own
+        self.schedulers = [self._scheduler(number) for number in range(1, shape.schedulers + 1)]
         files = home / "prompts"
         files.mkdir()
         self.load = Load(files, self.settings, seed=seed)
@@ -137,6 +139,7 @@ class World:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
             "CHAOS_PICTURE_SECONDS": str(self.shape.picture_seconds),
+            "CHAOS_SOFT_STOP_SECONDS": str(SOFT_STOP_SECONDS),
         }
         if role in self.shape.double_in:
             environment["CHAOS_DOUBLE"] = self.shape.double
@@ -153,6 +156,20 @@ class World:
                     *("--without-gossip", "--without-mingle"),
                 ],
                 environment=self.environment("worker", tier=tier),
+            )
+        )
+
+    def _scheduler(self, number: int) -> Member:
+        name = f"scheduler-{number}"
+        settings = {}
+        if isinstance(self.database, PostgresqlDatabase):
+            url, self.scheduler_ways[name] = self.database.another_way()
+            settings["database_url"] = SecretStr(url)
+        return self.crew.add(
+            Member(
+                name,
+                lambda _: [sys.executable, "-m", "tests.chaos.scheduler", "scheduler"],
+                environment=self.environment("scheduler", **settings),
             )
         )
 
@@ -228,19 +245,6 @@ class World:
         self.crew.close()
         self.broker_relay.close()
         self.engine.dispose()
-        if self.disk_is_ours:
-            subprocess.run(["umount", str(self.settings.pictures)], check=False)
-
-
-def own_disk(world: World) -> None:
-    """Put the picture folder on a memory file system of its own, so that it can be filled."""
-    world.settings.pictures.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2g", "none", str(world.settings.pictures)],
-        check=True,
-        capture_output=True,
-    )
-    world.disk_is_ours = True
 
 
 @contextmanager
@@ -253,8 +257,16 @@ def running(shape: Shape, *, seed: int, keep: Path | None = None) -> Iterator[Wo
             folder = keep
             folder.mkdir(parents=True)
         folder.chmod(0o755)  # PostgreSQL runs as another user if we are root
-        database = stack.enter_context(opened(shape.database, folder))
-        world = World(folder / "home", shape, database, seed=seed)
+        home = folder / "home"
+        folders: Mapping[Place, Path] = {
+            "pictures": Settings(home=home).pictures,
+            "broker": home / "run",
+            "database": folder / "database",
+        }
+        disks = {place: stack.enter_context(own_disk(folders[place])) for place in shape.disks}
+        folders["database"].mkdir(exist_ok=True)
+        database = stack.enter_context(opened(shape.database, folders["database"]))
+        world = World(home, shape, database, seed=seed, disks=disks)
         stack.callback(world.close)
         yield world
 

@@ -1,10 +1,11 @@
 """The harness of `make chaos`, small: a few faults that heal, and a control that it must catch."""
 
 from dataclasses import replace
+from random import Random
 
-from tests.chaos.campaign import Plan, run
+from tests.chaos.campaign import Plan, ordered, run
 from tests.chaos.controls import CONTROLS, tried
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, chosen
 from tests.chaos.world import Shape
 
 SMALL = Shape(workers=1, schedulers=1, picture_seconds=0.02)
@@ -42,3 +43,18 @@ def test_every_fault_has_a_sentence_and_either_strikes_or_says_why_not() -> None
         assert fault.sentence
         assert fault.strike is not None or fault.why
     assert len({fault.id for fault in FAULTS}) == len(FAULTS)
+
+
+def test_kinds_that_take_long_strike_only_in_full_runs_and_disks_are_made_for_what_fills_them() -> None:
+    # Given a short and a full shape of the same stack
+    short, full = Shape(schedulers=2), Shape(schedulers=2, full=True)
+    # When their kinds are chosen
+    kinds = {shape.full: {fault.id for fault in chosen((), shape)} for shape in (short, full)}
+    # Then only the full one has those that take long
+    assert kinds[True] - kinds[False] == {"F6d", "F17b"}
+    assert not any(fault.long for fault in chosen((), short))
+    # And the order is a seed's own
+    plan = Plan(seed=7, jobs=10, strikes=40, shape=short)
+    orders = [[fault.id for fault in ordered(plan, Random("7"))] for _ in range(2)]
+    assert orders[0] == orders[1]
+    assert set(orders[0]) == kinds[False]

@@ -1,6 +1,7 @@
 """The verbs one by one, on SQLite and PostgreSQL; in any order they stand in test_protocol.py."""
 
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -121,6 +122,16 @@ def test_there_is_one_leader_and_each_election_has_a_higher_term(repository, sho
     # And a leader that resigns makes room at once
     repository.resign(holder="b", term=2)
     assert repository.elect(holder="a", ttl_seconds=15) == 3
+
+
+def test_a_term_that_the_clock_left_in_the_future_ends_at_once(repository, shop):
+    # Given a leader that died as the database's clock went back ten minutes
+    assert repository.elect(holder="a", ttl_seconds=15) == 1
+    shop.change("UPDATE leader SET expires_ms = expires_ms + 600000")
+    # When another one looks, then it leads
+    assert repository.elect(holder="b", ttl_seconds=15) == 2
+    # And a term that is merely fresh is left alone
+    assert repository.elect(holder="a", ttl_seconds=15) is None
 
 
 def test_a_deposed_leader_records_no_window(repository, shop):
@@ -333,6 +344,43 @@ def test_an_outcome_cannot_charge_more_than_was_reserved(repository, shop):
         repository.record(claim, [shop.outcome(claim.jobs[0], charged=66)])
     assert shop.states(batch_id) == {"running": 1}
     assert shop.is_sound()
+
+
+def test_what_the_clock_left_in_the_future_comes_back_as_if_it_had_not_moved(repository, shop):
+    # Given claims of a worker that lives and of one that dies as the database's clock goes back ten minutes
+    claims = {}
+    for worker in ("alive", "dead"):
+        shop.submit(1)
+        shop.window()
+        claims[worker] = shop.poll(worker=worker)
+        repository.beat(worker=worker, tier="cloud", device="cpu", version="1", state="busy")
+    shop.change("UPDATE worker SET heartbeat_ms = heartbeat_ms + 600000")
+    shop.change("UPDATE microbatch SET lease_until_ms = lease_until_ms + 600000 WHERE state = 'claimed'")
+    repository.beat(worker="alive", tier="cloud", device="cpu", version="1", state="busy")
+    assert repository.renew(claims["alive"])
+    # When the sweeper looks
+    assert shop.sweep().expired == 0
+    # Then no lease is longer than one, and the living worker's is whole
+    most = shop.read("SELECT max(lease_until_ms) FROM microbatch")
+    assert most - time.time() * 1000 <= 45_000
+    assert repository.renew(claims["alive"])
+    # And the dead one's ends as if the clock had not moved
+    shop.change(
+        "UPDATE microbatch SET lease_until_ms = lease_until_ms - 45000 WHERE id = :id",
+        id=claims["dead"].microbatch_id,
+    )
+    assert shop.sweep().expired == 1
+    assert shop.is_sound()
+
+
+def test_a_message_that_was_sent_in_the_future_is_sent_again(repository, shop):
+    # Given a message, and a clock that went back ten minutes since
+    shop.submit(1)
+    shop.window()
+    repository.mark_sent(limits={"cloud": 1})
+    shop.change("UPDATE microbatch SET sent_at_ms = sent_at_ms + 600000")
+    # When the sweeper looks, then it does not wait for that time to come again
+    assert shop.sweep().resent == 1
 
 
 def test_a_released_claim_comes_back_without_a_death(repository, shop):

@@ -182,6 +182,7 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     "workers.mark_lost": _direct(workers.mark_lost, silence_seconds=15.0),
     "arrivals.forget": _direct(arrivals.forget),
     "sweeping.resend": _direct(sweeping.resend, resend_seconds=30.0, silence_seconds=15.0),
+    "sweeping.follow_clock": _direct(sweeping.follow_clock, silence_seconds=15.0),
     "sweeping.expire": lambda r, w, s: write(
         r.engine, partial(sweeping.expire, microbatch_id=w.dead.microbatch_id, max_deaths=4)
     ),
