@@ -108,6 +108,18 @@ def _claim(
     )
 
 
+def stands(connection: Connection, claim: Claim | None) -> bool:
+    """Whether a claim whose commit got no answer was made; nothing to claim is nothing to look for."""
+    if claim is None:
+        return True
+    row = run(
+        connection,
+        "SELECT fence, worker_id FROM microbatch WHERE id = :id",
+        {"id": claim.microbatch_id},
+    ).one()
+    return (row.fence, row.worker_id) == (claim.fence, claim.worker)
+
+
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
@@ -212,6 +224,24 @@ def release(connection: Connection, claim: Claim, *, reason: str) -> bool:
     else:
         give_back(connection, claim.microbatch_id)
     return True
+
+
+def report_cut_off(connection: Connection, claim: Claim) -> bool:
+    """Give a claim back, or take back the death of its end; see `Repository.report_cut_off`."""
+    if release(connection, claim, reason="lost database"):
+        return True
+    # a split one's death was handed down to its jobs; a higher fence: it is taken back once
+    taken_back = run(
+        connection,
+        """UPDATE microbatch SET deaths = deaths - 1, fence = fence + 1 WHERE id IN (
+            SELECT m.id FROM microbatch m WHERE m.state IN ('ready', 'sent') AND m.deaths > 0
+            AND (m.id = :id AND m.fence = :fence + 1 OR m.parent_id = :id AND m.fence = 0)
+            AND EXISTS (SELECT 1 FROM attempt a WHERE a.microbatch_id = :id AND a.fence = :fence
+                AND a.error_class = 'lease_expired')
+            ORDER BY m.id {LOCK})""",
+        {"id": claim.microbatch_id, "fence": claim.fence},
+    )
+    return taken_back.rowcount > 0
 
 
 def give_back(connection: Connection, microbatch_id: str) -> None:

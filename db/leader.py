@@ -10,7 +10,7 @@ from routet2i.errors import LeaseLost
 
 
 def elect(connection: Connection, *, holder: str, ttl_seconds: float) -> int | None:
-    """Become leader if nobody is; the new term, or None.
+    """Become leader if nobody is, or anew if we are and were not told; the new term, or None.
 
     A term that seems to last for more than two of them was begun before the database's clock went back.
     """
@@ -19,7 +19,8 @@ def elect(connection: Connection, *, holder: str, ttl_seconds: float) -> int | N
         """INSERT INTO leader(name, holder, term, expires_ms) VALUES('scheduler', :holder, 1, {NOW} + :ttl)
             ON CONFLICT(name) DO UPDATE
             SET holder = excluded.holder, term = leader.term + 1, expires_ms = excluded.expires_ms
-            WHERE leader.expires_ms < {NOW} OR leader.expires_ms > {NOW} + 2 * :ttl
+            WHERE leader.expires_ms < {NOW} OR leader.holder = excluded.holder
+                OR leader.expires_ms > {NOW} + 2 * :ttl
             RETURNING term""",
         {"holder": holder, "ttl": round(ttl_seconds * 1000)},
     ).scalar()

@@ -15,7 +15,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine
+import structlog
+from sqlalchemy import Connection, Engine
 
 from db import (
     arrivals,
@@ -82,7 +83,7 @@ from routet2i.contracts import (
     Yardstick,
     new_id,
 )
-from routet2i.errors import ServiceUnavailable
+from routet2i.errors import SchemaMismatch, ServiceUnavailable
 
 T = TypeVar("T")
 
@@ -91,6 +92,7 @@ JUST_BATCHES = Purse()  # no limit of the environment
 MANY_JOBS = 10_000  # at once: the planner's old numbers are no guide any more
 LINES_PER_COMMIT = 5000  # of a preview: short enough a transaction for others to get in
 LOST_AFTER = 3  # heartbeats a worker may miss: two are lost in a slow model load, three are not
+_log = structlog.get_logger(__name__)
 
 
 class Repository:
@@ -201,7 +203,10 @@ class Repository:
     # leader
 
     def elect(self, *, holder: str, ttl_seconds: float) -> int | None:
-        """Become leader if nobody is; return the new term, or None."""
+        """Become leader if nobody is; return the new term, or None.
+
+        Who leads already has lost the answer to an election, or its trust in itself: it gets a new term.
+        """
         return write(self.engine, lambda c: leader.elect(c, holder=holder, ttl_seconds=ttl_seconds))
 
     def keep_leading(self, *, holder: str, term: int, ttl_seconds: float) -> bool:
@@ -335,6 +340,8 @@ class Repository:
         return write(
             self.engine,
             lambda c: claims.claim(c, microbatch_id, tier=tier, worker=worker, lease_seconds=lease_seconds),
+            stands=claims.stands,
+            seconds=lease_seconds,
         )
 
     def poll(self, *, tier: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -342,6 +349,8 @@ class Repository:
         return write(
             self.engine,
             lambda c: claims.poll(c, tier=tier, worker=worker, lease_seconds=lease_seconds),
+            stands=claims.stands,
+            seconds=lease_seconds,
         )
 
     def renew(self, claim: Claim) -> bool:
@@ -374,6 +383,14 @@ class Repository:
     def release(self, claim: Claim, *, reason: str) -> bool:
         """Give an unfinished microbatch back without counting a death; False if the fence is old."""
         return write(self.engine, lambda c: claims.release(c, claim, reason=reason))
+
+    def report_cut_off(self, claim: Claim) -> bool:
+        """Say that a claim's worker lived but could not reach the database; it counts no death.
+
+        The claim is given back. If the sweeper has ended it, the death that it counted is taken back, unless
+        somebody else has claimed the work since. False if there was nothing to do.
+        """
+        return write(self.engine, lambda c: claims.report_cut_off(c, claim))
 
     # paid calls
 
@@ -455,7 +472,7 @@ class Repository:
         write(self.engine, lambda c: workers.note_fault(c, worker=worker, fault=fault))
 
     def has_old_work(self, *, tier: str, seconds: float) -> bool:
-        """Whether a microbatch of this tier was made so many seconds ago and nobody has claimed it since."""
+        """Whether a microbatch of this tier has waited for so many seconds, since its last claim if any."""
         with reading(self.engine) as connection:
             return workers.has_old_work(connection, tier=tier, seconds=seconds)
 
@@ -505,7 +522,8 @@ class Repository:
     ) -> SweepReport:
         """Bring back what was lost: messages, claims of dead workers, money; each in its own transaction.
 
-        Counts of arrivals that are too old are deleted.
+        What raises is logged as an alarm and left for the next sweep; the others go on. Counts of arrivals
+        that are too old are deleted.
 
         Args:
             resend_seconds: silence before a message is sent again.
@@ -514,10 +532,20 @@ class Repository:
             innocent: claims that have ended count no death: the database was away, not their workers.
         """
         silence = LOST_AFTER * heartbeat_seconds
-        resent = write(
-            self.engine,
-            lambda c: sweeping.resend(c, resend_seconds=resend_seconds, silence_seconds=silence),
-        )
+        failed: list[str] = []
+
+        def alone(step: str, work: Callable[[Connection], T], microbatch: str | None = None) -> T | None:
+            try:
+                return write(self.engine, work)
+            except (ServiceUnavailable, SchemaMismatch):
+                raise
+            except Exception:
+                _log.critical("sweep_failed", step=step, microbatch=microbatch, exc_info=True)
+                failed.append(step)
+                return None
+
+        resend = partial(sweeping.resend, resend_seconds=resend_seconds, silence_seconds=silence)
+        resent = alone("resend", resend)
         with reading(self.engine) as connection:
             went_back = sweeping.clock_went_back(connection, silence_seconds=silence)
         if went_back:
@@ -527,32 +555,24 @@ class Repository:
             forgotten = sweeping.forgotten(connection)
         if ended:
             failpoints.reach("mid_sweep")
-        expired = [self._expire(one, max_deaths=max_deaths, innocent=innocent) for one in ended]
-        released = [self._release_forgotten(microbatch_id) for microbatch_id in forgotten]
-        lost = write(
-            self.engine,
-            lambda c: workers.mark_lost(c, silence_seconds=silence),
-        )
-        write(self.engine, arrivals.forget)
+        expire = partial(sweeping.expire, max_deaths=max_deaths, innocent=innocent)
+        expired = [alone("expire", partial(expire, microbatch_id=one), one) for one in ended]
+        released = [
+            alone("release", partial(sweeping.release_forgotten, microbatch_id=one), one) for one in forgotten
+        ]
+        lost = alone("mark_lost", partial(workers.mark_lost, silence_seconds=silence))
+        alone("forget_arrivals", arrivals.forget)
         ours = [one for one in expired if one is not None]
         return SweepReport(
-            resent=resent,
+            resent=resent or 0,
             expired=len(ours),
             split=sum(one.split for one in ours),
             poisoned=sum(one.poisoned for one in ours),
-            released=sum(released),
-            lost_workers=lost,
+            released=sum(one is True for one in released),
+            lost_workers=lost or 0,
             cancelled=sum(one.cancelled for one in ours),
+            failed=len(failed),
         )
-
-    def _expire(self, microbatch_id: str, *, max_deaths: int, innocent: bool) -> sweeping.Expired | None:
-        return write(
-            self.engine,
-            lambda c: sweeping.expire(c, microbatch_id, max_deaths=max_deaths, innocent=innocent),
-        )
-
-    def _release_forgotten(self, microbatch_id: str) -> bool:
-        return write(self.engine, lambda c: sweeping.release_forgotten(c, microbatch_id))
 
     def recount_waiting(self) -> int:
         """Count anew what waits, in each batch where the count is wrong; return how many batches those were.

@@ -36,6 +36,7 @@ PATIENCE_SECONDS = 30.0  # how long a whole verb waits for its turn to write, al
 TURN_SECONDS = 0.001  # mean pause between two tries to become SQLite's writer
 STATEMENT_MS = 30_000  # longest statement on PostgreSQL: ten times the slowest we measured, rows in millions
 TRIES = 5  # of a transaction that lost against another one (busy, deadlock, serialization)
+AGAIN_SECONDS = 0.2  # between two looks for a database that went away in the middle of a commit
 AGAIN = ("40001", "40P01", "55P03")  # PostgreSQL: serialization failure, deadlock, lock not available
 AWAY = (  # PostgreSQL, as errors that are called internal
     "25006",  # read-only: a standby, or a server that was switched for a while
@@ -169,27 +170,58 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def write(engine: Engine, work: Callable[[Connection], T]) -> T:
+def write(
+    engine: Engine,
+    work: Callable[[Connection], T],
+    *,
+    stands: Callable[[Connection, T], bool] | None = None,
+    seconds: float = 0.0,
+) -> T:
     """Run `work` in one write transaction, again from its start if another transaction won.
 
     Args:
         work: must be safe to repeat after a rollback, that is, change nothing but the database.
+        stands: whether what `work` returned was committed, read by primary key. It is asked where the answer
+            to a COMMIT was lost; if not, `work` runs again. None = the caller hears of the lost answer.
+        seconds: how long such a database is waited for.
     Raises:
         ServiceUnavailable, SchemaMismatch: as in `transaction`; the patience is that of all tries together.
     """
-    until = _patience()
-    for left in reversed(range(TRIES)):
+    tries, deadline, until = TRIES, 0.0, _patience()
+    while True:
+        results: list[T] = []  # empty until only the commit is missing
         try:
             with _transaction(engine, until=until) as connection:
-                return work(connection)
+                results.append(work(connection))
+            return results[0]
         except ServiceUnavailable as error:
-            cause = error.__cause__
-            if left == 0 or not isinstance(cause, DBAPIError) or not _may_repeat(cause):
+            if _merely_lost(error):
+                tries -= 1
+                if tries == 0 or time.monotonic() > until:
+                    raise
+                _pause(tries)
+                continue
+            if not results or stands is None:
                 raise
-            if time.monotonic() > until:
+            deadline = deadline or time.monotonic() + seconds
+            if _stands(engine, results[0], stands, deadline=deadline):
+                return results[0]
+            until = _patience()
+
+
+def _merely_lost(error: ServiceUnavailable) -> bool:
+    return isinstance(error.__cause__, DBAPIError) and _may_repeat(error.__cause__)
+
+
+def _stands(engine: Engine, result: T, stands: Callable[[Connection, T], bool], *, deadline: float) -> bool:
+    while True:
+        try:
+            with reading(engine) as connection:
+                return stands(connection, result)
+        except ServiceUnavailable:
+            if time.monotonic() >= deadline:
                 raise
-            _pause(left)
-    raise AssertionError("unreachable")
+            time.sleep(AGAIN_SECONDS)
 
 
 def _pause(left: int) -> None:

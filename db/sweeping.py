@@ -22,6 +22,11 @@ LONGEST_RESEND_MS = 300_000  # the pause before a resend doubles up to five minu
 DEATHS_BEFORE_SPLIT = 2  # one death happens in any rollout; two point at a job, so each goes on alone
 
 
+# Whether an ended claim (a microbatch) counts no death: its worker was draining, or nobody had a database.
+SPARED = """(:innocent = 1 OR EXISTS (
+    SELECT 1 FROM worker w WHERE w.id = worker_id AND w.state IN ('draining', 'stopped')))"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expired:
     """What became of one claim whose lease had ended."""
@@ -135,11 +140,9 @@ def expire(
     row = run(
         connection,
         f"""UPDATE microbatch SET lease_until_ms = {{NOW}},
-                deaths = deaths + CASE WHEN :innocent = 1 OR EXISTS (
-                    SELECT 1 FROM worker w WHERE w.id = worker_id AND w.state IN ('draining', 'stopped')
-                ) THEN 0 ELSE 1 END
+                deaths = deaths + CASE WHEN {SPARED} THEN 0 ELSE 1 END
             WHERE id = :id AND state = 'claimed' AND lease_until_ms < {{NOW}}
-            RETURNING {OF_MICROBATCH}, deaths""",  # noqa: S608 - a constant
+            RETURNING {OF_MICROBATCH}, deaths, {SPARED} AS spared""",  # noqa: S608 - constants
         {"id": microbatch_id, "innocent": int(innocent)},
     ).one_or_none()
     if row is None:
@@ -157,7 +160,7 @@ def expire(
         connection,
         microbatch_id,
         fence=row.fence,
-        error_class="lease_expired",
+        error_class="interrupted" if row.spared else "lease_expired",
         error="the worker fell silent",
     )
     if not left or poison:

@@ -34,8 +34,10 @@ def has_old_work(connection: Connection, *, tier: str, seconds: float) -> bool:
     """Whether a microbatch waits for so long that nobody claimed; see `Repository.has_old_work`."""
     found = run(
         connection,
-        """SELECT 1 FROM microbatch WHERE tier = :tier AND state IN ('ready', 'sent')
-            AND created_ms < {NOW} - :age LIMIT 1""",
+        """SELECT 1 FROM microbatch m WHERE m.tier = :tier AND m.state IN ('ready', 'sent')
+            AND m.created_ms < {NOW} - :age AND NOT EXISTS (
+                SELECT 1 FROM job j JOIN attempt a ON a.job_id = j.id AND a.microbatch_id = m.id
+                WHERE j.microbatch_id = m.id AND a.ended_ms >= {NOW} - :age) LIMIT 1""",
         {"tier": tier, "age": round(seconds * 1000)},
     ).scalar()
     return found is not None

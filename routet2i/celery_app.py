@@ -13,7 +13,7 @@ from kombu.entity import Queue
 from routet2i.errors import ServiceUnavailable
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile
-from routet2i.transport import use_checked_transport
+from routet2i.transport import EagerConnection, use_checked_transport
 
 LONGEST_SECONDS = 300  # a microbatch is packed to last less
 LOAD_SECONDS = 600  # the first task of a process loads the model, from a slow disk if need be
@@ -42,6 +42,7 @@ def make_celery(settings: Settings, *, profile: TierProfile | None, include: Seq
     use_checked_transport()
     app = Celery(f"routet2i.{role}", include=list(include), set_as_current=False)
     app.conf.update(configuration(settings, queues=[one.queue for one in profiles], role=role))
+    app.amqp.Connection = EagerConnection
     return app
 
 

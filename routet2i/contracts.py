@@ -607,6 +607,7 @@ class SweepReport:
     released: int = 0  # closed ones whose money was still reserved
     lost_workers: int = 0  # workers without heartbeat
     cancelled: int = 0  # jobs whose cancellation waited for their worker
+    failed: int = 0  # steps that raised: the log names each, and the next sweep tries again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

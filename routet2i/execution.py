@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
@@ -32,6 +33,7 @@ RENEWALS_PER_LEASE = 3  # two may fail and the third still comes in time
 SAFETY_SECONDS = 5.0  # a lease is trusted this much less than it lasts: clocks and commits are not instant
 SAFETY_SHARE = 0.2  # ... or this share of it, whichever is less
 MAX_FAILED_RENEWALS = 2
+AGAIN_SECONDS = 0.25  # between two tries to reach a database that does not answer
 MAX_ERROR_CHARS = 500  # of an error text that becomes a job's outcome
 _S = TypeVar("_S")
 LOST_DEVICE = ("illegal memory access", "device-side assert")  # CUDA's words; that context never works again
@@ -113,6 +115,9 @@ class Store(CallBook, Protocol):
     def release(self, claim: Claim, *, reason: str) -> bool:
         """Give an unfinished microbatch back without counting a death (drain, full disk, load failure)."""
 
+    def report_cut_off(self, claim: Claim) -> bool:
+        """Say that we lived but could not reach the database: no death is counted."""
+
 
 class Generator(Protocol):
     """A loaded pipeline of one tier."""
@@ -185,6 +190,7 @@ class Lease:
         self._trusted_seconds = claim.lease_seconds - min(SAFETY_SECONDS, SAFETY_SHARE * claim.lease_seconds)
         self._deadline = since + self._trusted_seconds
         self._lost = False
+        self._failed = 0  # renewals in a row
         self._stop = threading.Event()
         context = contextvars.copy_context()  # whose ids its log lines have
         self._thread = threading.Thread(target=context.run, args=(self._renew,), name="lease", daemon=True)
@@ -197,23 +203,32 @@ class Lease:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the lease could not be renewed because the database did not answer; ask after its end.
+
+        A worker that stood still has not even tried: its silence counts.
+        """
+        return self._failed > 0
+
     def check(self) -> None:
         """Raise LeaseLost unless the claim is surely still ours."""
         if self._lost or time.monotonic() >= self._deadline:
             raise LeaseLost(f"the lease of microbatch {self._claim.microbatch_id} cannot be trusted any more")
 
     def _renew(self) -> None:
-        failed = 0
         while not self._stop.wait(self._claim.lease_seconds / RENEWALS_PER_LEASE):
             started = time.monotonic()
             try:
                 self._lost = not self._store.renew(self._claim)
             except Exception as error:  # whatever the database client raises: the deadline is the answer
-                failed += 1
-                _log.warning("renewal_failed", failed=failed, error=type(error).__name__)
-                self._lost = failed >= MAX_FAILED_RENEWALS
+                self._failed += 1
+                _log.warning("renewal_failed", failed=self._failed, error=type(error).__name__)
+                self._lost = self._failed >= MAX_FAILED_RENEWALS
             else:
-                failed = 0
+                if self._lost:  # what failed before is the reason
+                    return
+                self._failed = 0
                 self._deadline = started + self._trusted_seconds
             if self._lost:
                 return
@@ -268,35 +283,94 @@ def run_microbatch(
     claim = store.claim(microbatch_id, tier=profile.name, worker=worker, lease_seconds=lease_seconds)
     if claim is None:
         return Outcome.NOTHING_TO_CLAIM
+    if time.monotonic() - asked > lease_seconds / RENEWALS_PER_LEASE:  # its answer was lost, and looked for
+        asked = time.monotonic()
+        if not store.renew(claim):
+            return Outcome.LEASE_LOST
     failpoints.reach("after_claim")
     structlog.contextvars.bind_contextvars(
         batch=claim.batch_id, microbatch=claim.microbatch_id, fence=claim.fence, tier=claim.tier
     )
-    with Lease(store, claim, since=asked) as lease:
-        try:
-            generator, scorer = load()
-            rendered = _render(
+    lease = Lease(store, claim, since=asked)
+    try:
+        with lease:
+            return _carry_out(
                 claim,
                 store=store,
                 profile=profile,
-                generator=generator,
-                scorer=scorer,
+                load=load,
                 pictures=pictures,
                 lease=lease,
                 stop=stop,
             )
-            if not rendered:
-                store.release(claim, reason="drain")
-                return Outcome.RELEASED
-            failpoints.reach("before_done")
-            return Outcome.DONE if store.finish(claim) else Outcome.LEASE_LOST
-        except LeaseLost:
-            return Outcome.LEASE_LOST
-        except (DeviceFault, ServiceUnavailable):
-            raise
-        except BaseException as error:  # any fault of the worker, time limits and interrupts included
-            store.release(claim, reason=type(error).__name__)
-            raise
+    except LeaseLost:
+        if lease.was_cut_off:
+            _patiently(claim, lambda: store.report_cut_off(claim))
+        return Outcome.LEASE_LOST
+    except ServiceUnavailable:
+        _patiently(claim, lambda: store.report_cut_off(claim))
+        raise
+
+
+def _carry_out(
+    claim: Claim,
+    *,
+    store: Store,
+    profile: TierProfile,
+    load: Callable[[], tuple[Generator | Buyer, Scorer]],
+    pictures: Pictures,
+    lease: Lease,
+    stop: threading.Event | None,
+) -> Outcome:
+    """Do what a claim asks for; whatever goes wrong on our side gives it back.
+
+    Raises:
+        LeaseLost: it may be somebody else's by now.
+    """
+    try:
+        generator, scorer = load()
+        rendered = _render(
+            claim,
+            store=store,
+            profile=profile,
+            generator=generator,
+            scorer=scorer,
+            pictures=pictures,
+            lease=lease,
+            stop=stop,
+        )
+        if not rendered:
+            store.release(claim, reason="drain")
+            return Outcome.RELEASED
+        failpoints.reach("before_done")
+        finished = _patiently(claim, lambda: store.finish(claim))
+        return Outcome.DONE if finished else Outcome.LEASE_LOST
+    except (DeviceFault, LeaseLost, ServiceUnavailable):
+        raise
+    except BaseException as error:  # any fault of the worker, time limits and interrupts included
+        store.release(claim, reason=type(error).__name__)
+        raise
+
+
+def _patiently(claim: Claim, work: Callable[[], _T]) -> _T:
+    """Do a fenced piece of work, for a lease's time again and again while the database does not answer.
+
+    It must be safe to repeat though it was done: what is lost may be the answer to a commit.
+    """
+    began = time.monotonic()
+    tries = 0
+    while True:
+        try:
+            done = work()
+        except ServiceUnavailable:
+            if time.monotonic() - began >= claim.lease_seconds:
+                raise
+        else:
+            if tries:
+                _log.warning("database_was_away", tries=tries, seconds=round(time.monotonic() - began, 1))
+            return done
+        tries += 1
+        time.sleep(AGAIN_SECONDS)
 
 
 def _render(
@@ -317,7 +391,7 @@ def _render(
         if stop is not None and stop.is_set():
             return False
         lease.check()
-        gone = store.cancelled(claim)
+        gone = _patiently(claim, lambda: store.cancelled(claim))
         waiting = [one for one in waiting if one[0] not in gone and jobs[one[0]].error is None]
         group, waiting = waiting[: profile.microbatch_size], waiting[profile.microbatch_size :]
         if not group:
@@ -336,11 +410,12 @@ def _render(
         share = (time.monotonic() - started) / len(group)
         for job_id, _ in group:
             jobs[job_id].seconds += share
-        lease.check()
         final = [
             jobs[job_id] for job_id in dict.fromkeys(job_id for job_id, _ in group) if jobs[job_id].is_final
         ]
-        if final and not store.record(claim, [_outcome(one, generator) for one in final]):
+        # without a look at the lease: what is drawn is worth a try, and the store asks for the fence
+        outcomes = [_outcome(one, generator) for one in final]
+        if final and not _patiently(claim, partial(store.record, claim, outcomes)):
             raise LeaseLost(f"a newer claim of microbatch {claim.microbatch_id} exists")
         for one in final:
             if one.error is not None:

@@ -153,6 +153,10 @@ class FakeStore:
             self.releases.append((claim.microbatch_id, reason))
         return released
 
+    def report_cut_off(self, claim: Claim) -> bool:
+        """See `execution.Store.report_cut_off`."""
+        return self.release(claim, reason="lost database")
+
     def intend(
         self, claim: Claim, *, job_id: str, index: int, cost_max: int, repeatable: bool
     ) -> Permit | Bought | Withheld:

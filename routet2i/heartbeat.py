@@ -70,6 +70,10 @@ class Heartbeat:
         """Begin; the first beat is written at once."""
         self._thread.start()
 
+    def hear(self) -> None:
+        """Say that a message has come, or can come from now on: between two beats nobody else notices."""
+        self._idle_since = time.monotonic()
+
     def drain(self) -> None:
         """Say that no new work is taken; safe in a signal handler."""
         self._draining = True

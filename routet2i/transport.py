@@ -12,11 +12,14 @@ from typing import Any
 
 import orjson
 import structlog
+from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 MAX_BODY = 4096  # characters of a task's body: it names one microbatch
 MAX_ANSWER = 1 << 22  # of what workers tell each other and Flower
+AGAIN_SECONDS = 0.5  # between two tries to reach a broker that is away; kombu's pause grows to 30 s
+MOST_AGAIN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -90,3 +93,21 @@ class Transport(kombu_redis.Transport):
             return
         self.dropped += 1
         _log.warning("message_dropped", reason="no message of ours", queue=queue, dropped=self.dropped)
+
+
+class EagerConnection(Connection):
+    """A connection that looks for its broker about once a second, so that a short outage stays short."""
+
+    def _ensure_connection(  # type: ignore[override]  # `options` takes the rest of its arguments
+        self,
+        errback: Any = None,
+        max_retries: int | None = None,
+        interval_start: float = AGAIN_SECONDS,
+        interval_step: float = AGAIN_SECONDS,
+        interval_max: float = MOST_AGAIN_SECONDS,
+        **options: Any,
+    ) -> Any:
+        """Wait for the broker; whoever consumes and whoever publishes comes through here."""
+        return super()._ensure_connection(  # type: ignore[no-untyped-call]
+            errback, max_retries, interval_start, interval_step, interval_max, **options
+        )

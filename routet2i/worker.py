@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 from celery.worker import state as celery_state
 
 from routet2i import failpoints
@@ -267,6 +267,10 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
         heart.start()
         hearts.append(heart)
 
+    def hear(**_: Any) -> None:
+        for heart in hearts:
+            heart.hear()
+
     def drain(**_: Any) -> None:
         for heart in hearts:
             heart.drain()
@@ -277,10 +281,20 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
         while pulses:
             pulses.pop().end()
 
+    class Listening(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        """Notes each moment from which messages can come: a worker without a broker is not deaf."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, _consumer: Any) -> None:
+            hear()
+
+    app.steps["consumer"].add(Listening)
     followed: Sequence[tuple[Any, Callable[..., None]]] = (
         (signals.setup_logging, set_up_log),
         (signals.worker_init, refuse),
         (signals.worker_ready, begin),
+        (signals.task_received, hear),
         (signals.worker_shutting_down, drain),
         (signals.worker_shutdown, end),
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from db import turns
 from db.audit import rejections
@@ -497,6 +498,93 @@ def test_claims_that_nobody_could_renew_count_no_death(repository, shop):
     assert (report.expired, report.poisoned) == (1, 0)
     assert shop.read("SELECT deaths FROM microbatch") == 0
     assert shop.read("SELECT state FROM microbatch") == "ready"
+
+
+def test_a_worker_that_was_cut_off_from_the_database_takes_its_death_back_once(repository, shop):
+    # Given a claim that the sweeper ended while its worker could not reach the database
+    shop.submit(2)
+    shop.window()
+    claim = shop.poll()
+    shop.expire(claim)
+    shop.sweep()
+    assert shop.read("SELECT deaths FROM microbatch") == 1
+    # When it comes back and says so, twice
+    assert repository.report_cut_off(claim)
+    assert not repository.report_cut_off(claim)
+    # Then no death is counted, and the work goes on
+    assert shop.read("SELECT deaths FROM microbatch") == 0
+    assert not repository.record(claim, shop.outcomes(claim))
+    shop.work()
+    assert shop.is_sound()
+
+
+def test_a_worker_that_comes_back_before_the_sweeper_gives_its_claim_back(repository, shop):
+    shop.submit(1)
+    shop.window()
+    claim = shop.poll()
+    shop.expire(claim)
+    assert repository.report_cut_off(claim)
+    assert shop.read("SELECT state FROM microbatch") == "ready"
+    assert shop.sweep().expired == 0
+    assert shop.read("SELECT deaths FROM microbatch") == 0
+
+
+def test_a_death_that_was_handed_down_by_a_split_is_taken_back_from_each_job(repository, shop):
+    # Given a microbatch that was split: one worker died with it, the other one was cut off
+    shop.submit(2)
+    shop.window()
+    shop.expire(shop.poll())
+    shop.sweep()
+    claim = shop.poll()
+    shop.expire(claim)
+    assert shop.sweep().split == 1
+    # When the second comes back after one of the jobs was claimed anew
+    taken = shop.poll()
+    assert repository.report_cut_off(claim)
+    assert not repository.report_cut_off(claim)
+    # Then only the job that nobody has taken since has one death less
+    assert shop.read("SELECT deaths FROM microbatch WHERE id = :id", id=taken.microbatch_id) == 2
+    assert shop.read("SELECT deaths FROM microbatch WHERE state = 'ready'") == 1
+    assert shop.is_sound()
+
+
+def test_a_death_that_was_not_counted_is_not_taken_back(repository, shop):
+    # Given a microbatch with a death of its own, whose next claim ended while the database was away
+    shop.submit(1)
+    shop.window()
+    shop.expire(shop.poll())
+    shop.sweep()
+    claim = shop.poll()
+    shop.expire(claim)
+    repository.sweep(resend_seconds=30, max_deaths=4, heartbeat_seconds=5, innocent=True)
+    # When the worker of that claim says that it was cut off
+    assert not repository.report_cut_off(claim)
+    # Then the first one's death stands
+    assert shop.read("SELECT deaths FROM microbatch") == 1
+
+
+def test_a_row_that_cannot_be_swept_is_an_alarm_and_keeps_nobody_from_being_swept(repository, shop):
+    # Given two dead workers' claims, and a hand that took the money of the first, whose job is cancelled
+    for _ in range(2):
+        shop.submit(1)
+        shop.window()
+    first, second = sorted((shop.poll(worker="w1"), shop.poll(worker="w2")), key=lambda c: c.microbatch_id)
+    shop.change("UPDATE job SET cancel_requested = 1 WHERE id = :id", id=first.jobs[0].job_id)
+    shop.change("UPDATE microbatch SET reserved_left = 0 WHERE id = :id", id=first.microbatch_id)
+    shop.expire(first)
+    shop.expire(second)
+    # When the sweeper comes, twice
+    for expired in (1, 0):
+        with capture_logs() as lines:
+            report = shop.sweep()
+        # Then it tells which one it cannot end, and the other one is ready again
+        assert (report.expired, report.failed) == (expired, 1)
+        (alarm,) = [line for line in lines if line["log_level"] == "critical"]
+        assert (alarm["event"], alarm["microbatch"]) == ("sweep_failed", first.microbatch_id)
+    assert shop.read("SELECT state FROM microbatch WHERE id = :id", id=second.microbatch_id) == "ready"
+    # And with its money back it is swept like any other
+    shop.change("UPDATE microbatch SET reserved_left = 65 WHERE id = :id", id=first.microbatch_id)
+    assert (shop.sweep().cancelled, shop.sweep().failed) == (1, 0)
 
 
 def test_a_claim_that_died_after_its_last_record_is_closed(repository, shop):

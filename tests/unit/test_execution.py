@@ -283,16 +283,66 @@ def test_a_lost_device_keeps_the_claim_so_that_the_sweeper_counts_a_death(store:
     assert store.outcomes(microbatch) == {}
 
 
-def test_a_lost_database_ends_the_run_without_another_word_to_it(run: Run) -> None:
-    class Down(FakeStore):
-        def record(self, claim: Claim, outcomes: Sequence[JobOutcome]) -> bool:
-            raise ServiceUnavailable("the database does not answer")
+class Away(FakeStore):
+    """Answers no record until it was asked so many times; its renewals fail as long."""
 
-    store = Down()
+    def __init__(self, *, failures: int, expires: bool = False) -> None:
+        super().__init__()
+        self.failures = failures
+        self.expires = expires
+        self.told: list[str] = []  # microbatches whose workers said that they were cut off
+
+    def record(self, claim: Claim, outcomes: Sequence[JobOutcome]) -> bool:
+        if self.failures > 0:
+            self.failures -= 1
+            raise ServiceUnavailable("the database does not answer")
+        if self.expires:
+            self.expire(claim.microbatch_id)
+        return super().record(claim, outcomes)
+
+    def renew(self, claim: Claim) -> bool:
+        if self.failures > 0:
+            raise ServiceUnavailable("the database does not answer")
+        return super().renew(claim)
+
+    def report_cut_off(self, claim: Claim) -> bool:
+        self.told.append(claim.microbatch_id)
+        return super().report_cut_off(claim)
+
+
+def test_a_picture_that_is_drawn_while_the_database_is_away_is_recorded_when_it_is_back(run: Run) -> None:
+    # Given a database that answers nothing for a while, longer than two renewals
+    store = Away(failures=3)
+    microbatch = store.add([job("a")], tier="edge")
+    # When a worker has drawn
+    outcome = run(microbatch, store=store, lease_seconds=0.9)
+    # Then nothing is drawn in vain
+    assert outcome is Outcome.DONE
+    assert set(store.outcomes(microbatch)) == {"a"}
+    assert store.told == []
+
+
+def test_a_database_that_stays_away_ends_the_run_and_the_worker_says_that_it_lived(run: Run) -> None:
+    store = Away(failures=10**9)
     microbatch = store.add([job("a")], tier="edge")
     with pytest.raises(ServiceUnavailable):
-        run(microbatch, store=store)
-    assert store.releases == []
+        run(microbatch, store=store, lease_seconds=0.3)
+    assert store.told == [microbatch]
+    assert store.outcomes(microbatch) == {}
+
+
+def test_a_worker_that_lost_its_lease_with_the_database_says_so_one_that_stood_still_does_not(
+    run: Run,
+) -> None:
+    # Given a database that was away until the sweeper had ended the claim
+    away, slow = Away(failures=4, expires=True), Away(failures=0, expires=True)
+    for store in (away, slow):
+        microbatch = store.add([job("a")], tier="edge")
+        # When its worker comes back
+        assert run(microbatch, store=store, lease_seconds=0.9) is Outcome.LEASE_LOST
+        assert store.outcomes(microbatch) == {}
+    # Then it speaks for itself only if its renewals had failed
+    assert (len(away.told), slow.told) == (1, [])
 
 
 def test_a_stop_finishes_the_group_and_gives_the_rest_back(store: FakeStore, run: Run) -> None:
