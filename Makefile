@@ -10,7 +10,7 @@ KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/d
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test long lint bench routing allocation chaos chaos-full hostile audit lock
+.PHONY: help setup install demo up test long lint bench routing allocation chaos chaos-full soak hostile audit lock
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,13 @@ chaos-full: setup ## 20 seeds x 6,000 jobs x 100 faults on each database: hours
 	$(BIN)/python -m tests.chaos --database postgresql --alone --jobs 1000 --faults 60 \
 	  --report reports/chaos.json --part "one at a time, postgresql"
 	$(BIN)/python -m tests.chaos --controls --report reports/chaos.json
+	$(BIN)/python -m routet2i.figures docs/reliability.md
+
+soak: setup ## half an hour on each database at the highest load that lasts, write reports/soak.json
+	$(BIN)/python -m tests.soak --cores 2 --database sqlite --report reports/soak.json
+	$(BIN)/python -m tests.soak --cores 2 --database postgresql --report reports/soak.json
+	$(BIN)/python -m tests.soak --cores 2 --renderer pocket --minutes 10 --report reports/soak.json
+	$(BIN)/python -m tests.soak --controls --report reports/soak.json
 	$(BIN)/python -m routet2i.figures docs/reliability.md
 
 hostile: setup ## give every door 120,000 hostile inputs, write reports/hostile.json; FUZZ=60 fuzzes besides
