@@ -69,6 +69,9 @@ chaos-full: setup ## 20 seeds x 6,000 jobs x 100 faults on each database: hours
 	  --report reports/chaos.json
 	$(BIN)/python -m tests.chaos --database postgresql --alone --jobs 1000 --faults 60 \
 	  --report reports/chaos.json --part "one at a time, postgresql"
+	for database in sqlite postgresql; do for cloud in http keys; do \
+	  $(BIN)/python -m tests.chaos --database $$database --cloud $$cloud --runs 5 --jobs 1000 --faults 40 --json \
+	    --report reports/chaos.json || exit 1; done; done
 	$(BIN)/python -m tests.chaos --controls --report reports/chaos.json
 	$(BIN)/python -m routet2i.figures docs/reliability.md
 

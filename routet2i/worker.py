@@ -259,7 +259,7 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
             worker=sender.hostname,
             tier=profile.name,
             device=profile.device if settings.device == "auto" else settings.device,
-            is_busy=lambda: bool(celery_state.active_requests),
+            is_busy=lambda: bool(celery_state.reserved_requests),  # or in hand, while its process starts
             on_turn=pulse.beat,
             on_deaf=lambda: os.kill(os.getpid(), signal.SIGTERM),  # whoever keeps it alive starts it again
             deaf_seconds=DEAF_SECONDS_PER_RESEND * settings.resend_seconds,

@@ -38,23 +38,26 @@ def read_export(path: Path) -> list[Billed]:
     Raises:
         UsageError: it cannot be read, or a line does not say what it is for and what it costs.
     """
-    found: dict[tuple[str | None, str | None], Billed] = {}
+    found: dict[tuple[str | None, str | None], Billed] = {}  # our key, else the provider's id -> its call
+    costs: dict[tuple[str | None, str], tuple[int, int]] = {}  # key and id of a line -> line number, cost
     for line_no, row in _rows(path):
         where = f"{path}, line {line_no}"
         key, remote_id = _text(row, KEYS, where), _text(row, REMOTE_IDS, where)
         if key is None and remote_id is None:
             raise UsageError(f"{where} names no call; it needs {' or '.join((KEYS[0], REMOTE_IDS[0]))}")
         cost = _cost(row, where)
-        name = (key, remote_id)
+        if remote_id is not None:
+            seen_at, seen_cost = costs.setdefault((key, remote_id), (line_no, cost))
+            if seen_cost != cost:
+                raise UsageError(f"{where} has another cost for {remote_id} than line {seen_at}")
+            if seen_at != line_no:
+                continue
+        name = (key, None) if key is not None else (None, remote_id)
         before = found.get(name)
-        if before is not None and remote_id is not None:
-            if before.micro_usd != cost:
-                raise UsageError(f"{where} has another cost for {remote_id} than line {before.line_no}")
-            continue
         found[name] = Billed(
             line_no=line_no if before is None else before.line_no,
             idem_key=key,
-            remote_id=remote_id,
+            remote_id=remote_id if before is None else before.remote_id,
             micro_usd=cost + (0 if before is None else before.micro_usd),
         )
     return list(found.values())

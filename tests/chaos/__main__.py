@@ -16,6 +16,8 @@ from tests.chaos import table
 from tests.chaos.campaign import Plan, Verdict, run
 from tests.chaos.world import Shape
 
+PAID = {"own": "", "http": ", paid cloud", "keys": ", paid cloud that bills a key once"}
+
 
 def main() -> None:
     """Read the command line, run, print, write."""
@@ -26,6 +28,12 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=25, help="strikes per run")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--broker", choices=("none", "aof"), default="none", help="what it keeps on disk")
+    parser.add_argument(
+        "--cloud",
+        choices=("own", "http", "keys"),
+        default="own",
+        help="our own model; a provider that is paid by call; one that bills a key once",
+    )
     parser.add_argument("--only", default="", help="ids of faults, comma separated: F1,F3,F4b")
     parser.add_argument("--minutes", type=float, help="go on with further seeds for so long")
     parser.add_argument("--lease", type=float, default=2.0, help="seconds of a worker's claim")
@@ -46,10 +54,12 @@ def main() -> None:
         from tests.chaos import bare
 
         sys.exit(bare.main(jobs=args.jobs, seed=args.seed, as_json=args.json, report=args.report))
+    part = f"{args.database}, broker {args.broker}" + PAID[args.cloud]
     only = tuple(one for one in args.only.split(",") if one)
     shape = Shape(
         database=args.database,
         broker=args.broker,
+        cloud=args.cloud,
         lease_seconds=args.lease,
         full=args.full or bool(only),
     )
@@ -57,7 +67,7 @@ def main() -> None:
     began = time.monotonic()
     while len(verdicts) < args.runs or (args.minutes and time.monotonic() - began < 60 * args.minutes):
         seed = args.seed + len(verdicts)
-        print(f"run {len(verdicts) + 1}: seed {seed}, {args.database}, broker {args.broker}", file=sys.stderr)
+        print(f"run {len(verdicts) + 1}: seed {seed}, {part}", file=sys.stderr)
         verdict = run(
             Plan(
                 seed=seed,
@@ -80,7 +90,7 @@ def main() -> None:
             print(json.dumps(verdict.as_json()), flush=True)
     print(table.as_text(verdicts, shape), file=sys.stderr if args.json else sys.stdout)
     if args.report:
-        part = args.part or f"{args.database}, broker {args.broker}"
+        part = args.part or part
         rows = list(table.figures(verdicts, shape, part=part, command="make chaos"))
         before = read_report(args.report) if args.report.exists() else []
         write_report(args.report, [r for r in before if not r.figure.startswith(f"{part}:")] + rows)

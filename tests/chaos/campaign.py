@@ -11,6 +11,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from routet2i.errors import RouteT2IError
 from routet2i.images import ImageStore
-from tests.chaos import checker, faults
+from tests.chaos import account, checker, faults
 from tests.chaos.databases import SqliteDatabase
 from tests.chaos.faults import Fault
 from tests.chaos.world import Shape, World, running
@@ -68,6 +69,7 @@ class Verdict:
     seed: int
     database: str
     broker: str
+    cloud: str
     double: str
     jobs: int
     strikes: dict[str, int] = field(default_factory=dict)
@@ -180,7 +182,12 @@ def run(plan: Plan) -> Verdict:
         disks=tuple(sorted({fault.disk for fault in order if fault.disk})),
     )
     verdict = Verdict(
-        seed=plan.seed, database=shape.database, broker=shape.broker, double=shape.double, jobs=plan.jobs
+        seed=plan.seed,
+        database=shape.database,
+        broker=shape.broker,
+        cloud=shape.cloud,
+        double=shape.double,
+        jobs=plan.jobs,
     )
     with running(shape, seed=plan.seed, keep=plan.keep) as world:
         world.ready()
@@ -193,13 +200,18 @@ def run(plan: Plan) -> Verdict:
         _rest(world, seconds=plan.rest_seconds)
         world.load.stop()
         world.stop()
+        lines = [] if world.cloud is None else world.cloud.lines()
         found = checker.check(
             world.engine,
             pictures=world.settings.pictures,
             promised=world.load.promised,
             max_deaths=shape.max_deaths,
             drawn=world.hands.pictures_drawn(),
+            bill=None if world.cloud is None else partial(account.breaches, lines=lines),
         )
+        if world.cloud is not None:
+            found.counts |= account.count(world.engine, lines)
+            account.reconcile(world, lines, found)
         if isinstance(world.database, SqliteDatabase) and not world.database.is_whole():
             found.breaches["I8"].append("PRAGMA integrity_check finds the file broken")
         swept = ImageStore(root=world.settings.pictures).sweep_temporary(older_than_seconds=-1)

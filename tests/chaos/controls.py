@@ -25,7 +25,6 @@ class Control:
     must_break: str  # invariant
     plan: Plan | None = None
     other: Callable[[], str] | None = None  # returns what broke, empty if nothing
-    why: str = ""  # it is not here
 
 
 def _naive_budget() -> str:
@@ -86,7 +85,13 @@ CONTROLS: tuple[Control, ...] = (
         id="N6",
         sentence="the provider's client repeats by itself",
         must_break="I4",
-        why="it needs the remote tier and the provider's own bill",
+        plan=Plan(
+            seed=6, jobs=180, strikes=3, only=("F1f",), poison=0, rest_seconds=60, pairs=False,
+            shape=Shape(
+                double="client_repeats", double_in=("worker",), cloud="http", picture_seconds=0.1,
+                misbehave="bill_then_500=0.15",
+            ),
+        ),
     ),
     Control(
         id="N7",
@@ -118,9 +123,6 @@ def main(*, as_json: bool, report: Path | None, only: str) -> int:
     missed = 0
     for control in CONTROLS:
         if only and control.id not in only.split(","):
-            continue
-        if control.why:
-            print(f"{control.id}: not here: {control.why}", file=sys.stderr)
             continue
         print(f"{control.id}: {control.sentence}; {control.must_break} must break", file=sys.stderr)
         caught, told = tried(control)

@@ -104,6 +104,23 @@ def deliveries_count() -> None:
     db.sweeping.expire = expire
 
 
+def client_repeats() -> None:
+    """N6: the provider's client sends again by itself, as SDKs do, where the answer was an error or none."""
+    from routet2i.provider import Answer, Provider, Unsure
+
+    usual = Provider._send
+
+    def send(self: Provider, *arguments: Any, **named: Any) -> Answer:
+        answer = usual(self, *arguments, **named)
+        for _ in range(2):
+            if not isinstance(answer, Unsure):
+                break
+            answer = usual(self, *arguments, **named)
+        return answer
+
+    Provider._send = send  # type: ignore[method-assign]
+
+
 def none() -> None:
     """Break nothing."""
 
@@ -116,6 +133,7 @@ DOUBLES: Mapping[str, Callable[[], None]] = {
     "written_in_place": written_in_place,
     "any_tier": any_tier,
     "deliveries_count": deliveries_count,
+    "client_repeats": client_repeats,
 }
 
 

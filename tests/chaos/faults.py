@@ -12,6 +12,7 @@ from typing import Literal
 
 from tests.chaos import door_faults as doors
 from tests.chaos import process_faults as processes
+from tests.chaos import purchase_faults as purchases
 from tests.chaos import request_faults as requests
 from tests.chaos import service_faults as services
 from tests.chaos import storage_faults as storage
@@ -29,7 +30,7 @@ class Fault:
     id: str  # of reliability.md, a letter behind it where one row has several
     sentence: str
     strike: Strike | None  # None: not done here, `why` tells
-    needs: tuple[str, ...] = ()  # sqlite, postgresql, aof, root, two_schedulers
+    needs: tuple[str, ...] = ()  # sqlite, postgresql, aof, root, two_schedulers, paid
     weight: int = 1  # how often it is chosen, beside the others
     long: bool = False  # takes so long that only a full run has it, or one that names it
     disk: Place | Literal[""] = ""  # what must be a small file system of its own
@@ -73,6 +74,14 @@ FAULTS: tuple[Fault, ...] = (
         strike=requests.submit_failpoint,
     ),
     Fault(
+        id="F1f",
+        sentence="a worker that buys dies between permission, call, picture and bill",
+        strike=purchases.buyer_failpoint,
+        needs=("paid",),
+        weight=4,
+        lease="worker",
+    ),
+    Fault(
         id="F2",
         sentence="SIGSTOP of a worker while messages come, then SIGKILL (BRPOP gap)",
         strike=processes.stop_and_kill,
@@ -84,6 +93,14 @@ FAULTS: tuple[Fault, ...] = (
         sentence="SIGSTOP of a worker for three leases, then SIGCONT (zombie)",
         strike=processes.zombie,
         weight=2,
+        lease="worker",
+    ),
+    Fault(
+        id="F3b",
+        sentence="SIGSTOP of a worker whose paid call is out, for three leases, then SIGCONT",
+        strike=purchases.zombie,
+        needs=("paid",),
+        weight=3,
         lease="worker",
     ),
     Fault(id="F4a", sentence="SIGKILL of the broker", strike=services.kill_broker, weight=2),
@@ -246,6 +263,30 @@ FAULTS: tuple[Fault, ...] = (
         lease="worker",
     ),
     Fault(
+        id="F12c",
+        sentence="the provider does not answer for 4 s, then bills what it was asked (SIGSTOP, SIGCONT)",
+        strike=purchases.silent,
+        needs=("paid",),
+        weight=3,
+        within=10.0,
+    ),
+    Fault(
+        id="F12d",
+        sentence="SIGKILL of the provider, away for 2 s",
+        strike=purchases.away,
+        needs=("paid",),
+        weight=2,
+        within=10.0,
+    ),
+    Fault(
+        id="F12e",
+        sentence="the provider ends every request badly for 4 s: billed and 500, cut, 429, refused ...",
+        strike=purchases.storm,
+        needs=("paid",),
+        weight=3,
+        within=10.0,
+    ),
+    Fault(
         id="F13a",
         sentence="SIGKILL of the leading scheduler",
         strike=processes.kill_leader,
@@ -332,6 +373,7 @@ def missing(fault: Fault, shape: Shape) -> str | None:
         "aof": shape.broker != "aof" and "the broker keeps nothing on disk in this run",
         "root": not can_mount() and "mounting a small file system needs root",
         "two_schedulers": shape.schedulers < 2 and "the run has one scheduler",
+        "paid": shape.cloud == "own" and "the cloud of this run is our own model",
     }
     return next((str(lacks[need]) for need in fault.needs if lacks[need]), None)
 

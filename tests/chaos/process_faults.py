@@ -99,10 +99,14 @@ def kill_largest(world: World, draw: Random) -> Sequence[Wound]:
 def worker_failpoint(world: World, draw: Random) -> Sequence[Wound]:
     """F1: a worker is replaced by one whose first child dies at a failpoint."""
     worker = pick(draw, world.workers)
-    name = draw.choice(WORKER_FAILPOINTS)
+    return die_at(world, worker, f"{draw.choice(WORKER_FAILPOINTS)}:{draw.randint(1, 3)}")
+
+
+def die_at(world: World, worker: Member, failpoint: str) -> Sequence[Wound]:
+    """Replace a worker by one whose first child dies at a failpoint, and wait for that."""
     worker.arm(
         ROUTET2I_TESTING="1",
-        ROUTET2I_FAILPOINT=f"{name}:{draw.randint(1, 3)}",
+        ROUTET2I_FAILPOINT=failpoint,
         CHAOS_FUSE=f"fuse-{next(_fuses)}",
     )
     before = worker.starts
@@ -156,7 +160,11 @@ def stop_and_kill(world: World, draw: Random) -> Sequence[Wound]:
 
 def zombie(world: World, draw: Random) -> Sequence[Wound]:
     """F3: a worker stands still until its leases are long over, then goes on as if nothing had happened."""
-    worker = busy(world, draw)
+    return stand_still(world, busy(world, draw))
+
+
+def stand_still(world: World, worker: Member) -> Sequence[Wound]:
+    """Stop a worker and its children for three leases."""
     worker.signal(signal.SIGSTOP, everyone=True)
     wounds = _wounded(world, worker)
     world.wait(3 * world.shape.lease_seconds)

@@ -12,6 +12,12 @@ from tests.chaos.campaign import Verdict, recoveries
 from tests.chaos.faults import FAULTS, Fault, missing
 from tests.chaos.world import Shape
 
+PURCHASES = (  # counted where the cloud is paid
+    *("bill_lines", "calls", "unknown_calls", "unknown_billed", "unknown_micro_usd", "paid_micro_usd"),
+    *("bought_twice", "bought_twice_unknown", "failed_by_provider", "unreconciled", "unrecorded"),
+    *("reconciled_charged", "reconciled_void"),
+)
+
 
 def allowed(fault: Fault, shape: Shape) -> float:
     """Return how long recovery may take, seconds: the lease that must end first, and what the fault adds."""
@@ -45,6 +51,7 @@ def as_text(verdicts: Sequence[Verdict], shape: Shape) -> str:
 def sums(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return what all runs counted together."""
     added = ("jobs", "succeeded", "failed", "cancelled", "lost", "doubled", "overspend_micro_usd", "poison")
+    added += PURCHASES if any(verdict.cloud != "own" for verdict in verdicts) else ()
     added += ("budgets_that_bound", "drawn", "recorded", "orphan_pictures", "windows", "restarts")
     total = {name: sum(verdict.counts.get(name, 0) for verdict in verdicts) for name in added}
     total["faults"] = sum(sum(verdict.strikes.values()) for verdict in verdicts)
@@ -99,6 +106,37 @@ def figures(verdicts: Sequence[Verdict], shape: Shape, *, part: str, command: st
         target="under 3",
         holds=total["wasted_share"] < 0.03,
     )
+    if "bill_lines" in total:
+        lines = f"of {total['bill_lines']:.0f} lines of the provider's bill"
+        yield row(
+            "without a recorded call",
+            total["unrecorded"],
+            f"or otherwise wrong, {lines}",
+            target="0",
+            holds=total["unrecorded"] == 0,
+        )
+        yield row(
+            "unknown cost",
+            round(100 * total["unknown_micro_usd"] / max(1, total["paid_micro_usd"]), 2),
+            f"% of what was paid at most, in {total['unknown_calls']:.0f} of {total['calls']:.0f} calls; "
+            f"{total['unknown_billed']:.0f} of them were billed",
+        )
+        yield row(
+            "pictures bought twice",
+            total["bought_twice"],
+            f"pictures, {total['bought_twice_unknown']:.0f} with a purchase recorded as unknown",
+        )
+        yield row(
+            "not as billed after `budget reconcile`",
+            total["unreconciled"],
+            f"calls; {total['reconciled_charged']:.0f} unknown ones became charged, "
+            f"{total['reconciled_void']:.0f} void",
+            target="0",
+            holds=total["unreconciled"] == 0,
+        )
+        yield row(
+            "jobs that the provider failed", total["failed_by_provider"], "jobs, declined, unusable or lost"
+        )
     alone, disturbed = recoveries(verdicts), recoveries(verdicts, disturbed=True)
     for fault in FAULTS:
         found, other = alone.get(fault.id, []), disturbed.get(fault.id, [])

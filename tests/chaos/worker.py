@@ -1,24 +1,22 @@
 """The workers of the harness: the product's application, with models that take time and die when asked to.
 
-`celery -A tests.chaos.worker worker`. A prompt that says `poison:kill`, `poison:exit` or `poison:segfault`
-ends the process that draws it; `poison:recursion` is one that no model can draw. Everything else is real.
+`celery -A tests.chaos.worker worker`. Poisonous prompts (`tests.chaos.poison`) end the process that draws
+them. Everything else is real.
 """
 
-import ctypes
 import os
-import signal
 import time
 from collections.abc import Sequence
 
 from db.repository import Repository
 from db.session import check_schema, make_engine
 from routet2i.contracts import TierKind
-from routet2i.execution import Generator, RenderRequest, Scorer
+from routet2i.execution import Buyer, Generator, RenderRequest, Scorer
 from routet2i.fakes import FakeGenerator, FakeScorer
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile
 from routet2i.worker import make_worker
-from tests.chaos import doubles
+from tests.chaos import doubles, poison
 from tests.chaos.hands import Hands
 
 SLOWER = 20  # times, while the world asks for slow workers
@@ -39,14 +37,7 @@ class FragileGenerator(FakeGenerator):
         """See `execution.Generator.generate`."""
         for request in requests:
             self._take_time()
-            if "poison:kill" in request.prompt:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if "poison:exit" in request.prompt:
-                os._exit(1)
-            if "poison:segfault" in request.prompt:
-                ctypes.string_at(0)
-            if "poison:recursion" in request.prompt:
-                _recurse()
+            poison.swallow(request.prompt)
         made = super().generate(requests)
         self._hands.note_drawn(len(made))
         return made
@@ -58,10 +49,6 @@ class FragileGenerator(FakeGenerator):
             left -= SLICE_SECONDS / (SLOWER if self._hands.has("slow") else 1)
 
 
-def _recurse() -> None:
-    _recurse()
-
-
 def open_store(settings: Settings) -> Repository:
     """Connect as the product's workers do, whose modules each make an application of their own."""
     engine = make_engine(settings.database)
@@ -69,11 +56,16 @@ def open_store(settings: Settings) -> Repository:
     return Repository(engine)
 
 
-def load(settings: Settings, profile: TierProfile) -> tuple[Generator, Scorer]:
+def load(settings: Settings, profile: TierProfile) -> tuple[Generator | Buyer, Scorer]:
     """Return the fragile models."""
+    scorer = FakeScorer(settings.read_metrics().names)
+    if profile.endpoint is not None:
+        from tests.chaos.buyer import open_buyer  # an HTTP client that other workers need not load
+
+        return open_buyer(settings, profile), scorer
     seconds = float(os.environ.get("CHAOS_PICTURE_SECONDS", "0.02"))
     generator = FragileGenerator(Hands(settings.home), seconds=seconds, style=profile.name)
-    return generator, FakeScorer(settings.read_metrics().names)
+    return generator, scorer
 
 
 def _defuse(settings: Settings) -> Settings:

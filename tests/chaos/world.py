@@ -5,6 +5,7 @@ what a fault is nor what must hold afterwards.
 """
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from db.session import make_engine, reading
 from routet2i.settings import Settings
 from routet2i.tiers import packaged
 from scheduler.broker import prepare
+from tests.chaos.cloud import API_KEY, MIX, CloudKind, PaidCloud
 from tests.chaos.crew import Crew, Member
 from tests.chaos.databases import Kind, PostgresqlDatabase, SqliteDatabase, opened
 from tests.chaos.disks import Disk, Place, own_disk
@@ -50,6 +52,8 @@ class Shape:
 
     database: Kind = "sqlite"
     broker: Broker = "none"
+    cloud: CloudKind = "own"
+    misbehave: str = MIX  # of a paid cloud, all the while
     workers: int = 2  # per tier
     schedulers: int = 2
     lease_seconds: float = 2.0
@@ -90,10 +94,13 @@ class World:
         port = int(prepared.url.rsplit(":", 1)[1].split("/")[0])
         self.broker_relay = Relay(lambda: socket.create_connection(("127.0.0.1", port), timeout=5))
         tiers = home / "tiers.toml"
+        self.cloud = self._paid_cloud()
         tiers.write_text(
             packaged("pocket")
             .read_text(encoding="utf-8")
             .replace("microbatch_size = 16", "microbatch_size = 2")
+            if self.cloud is None
+            else self.cloud.tier_file()
         )
         self.settings = Settings(home=home).with_changes(
             database_url=SecretStr(database.url),
@@ -109,6 +116,7 @@ class World:
             window_seconds=0.3,
             sent_per_slot=1,
             budget_micro_usd=10**9,
+            api_keys=SecretStr(json.dumps({"cloud": API_KEY})),
         )
         self.engine: Engine = make_engine(database.direct)
         self.repository = Repository(self.engine)
@@ -118,6 +126,9 @@ class World:
             Member("broker", lambda _: prepared.command, environment=dict(os.environ), cwd=home / "run")
         )
         self._wait(self._broker_answers, "broker")
+        if self.cloud is not None:
+            self.crew.add(Member("provider", self.cloud.command, environment=self.environment("provider")))
+            self._wait(self.cloud.answers, "provider")
         self.workers = [
             self._worker(tier, number) for tier in TIERS for number in range(1, shape.workers + 1)
         ]
@@ -126,6 +137,22 @@ class World:
         files = home / "prompts"
         files.mkdir()
         self.load = Load(files, self.settings, seed=seed)
+
+    def _paid_cloud(self) -> PaidCloud | None:
+        if self.shape.cloud == "own":
+            return None
+        return PaidCloud(
+            self.home / "provider",
+            kind=self.shape.cloud,
+            seed=self.seed,
+            draw_seconds=self.shape.picture_seconds,
+            misbehave=self.shape.misbehave,
+        )
+
+    @property
+    def provider(self) -> Member:
+        """The paid cloud's process; only in a run that has one."""
+        return self.crew.members["provider"]
 
     def _configure(self, path: Path) -> None:
         if self.shape.broker == "aof":
@@ -234,8 +261,9 @@ class World:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Drain: schedulers, then workers, then the broker."""
-        for members, seconds in ((self.schedulers, 20.0), (self.workers, 30.0), ([self.broker], 10.0)):
+        """Drain: schedulers, then workers, then the broker and the paid cloud."""
+        services = [self.broker, *([self.provider] if self.cloud is not None else [])]
+        for members, seconds in ((self.schedulers, 20.0), (self.workers, 30.0), (services, 10.0)):
             self.crew.stop([member.name for member in members], seconds=seconds)
 
     def close(self) -> None:

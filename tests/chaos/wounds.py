@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Engine
 from db.dialects import pack_ids, run
 from db.session import reading
 
-Sign = Literal["outcome", "window", "attempt"]
+Sign = Literal["outcome", "window", "attempt", "purchase"]
 _NEXT = {
     "outcome": "SELECT min(at_ms) FROM outcome WHERE at_ms > :since AND fence IS NOT NULL",
     "window": "SELECT min(committed_ms) FROM decision_window WHERE committed_ms > :since",
     "attempt": "SELECT min(started_ms) FROM attempt WHERE started_ms > :since",
+    "purchase": "SELECT min(settled_ms) FROM call WHERE settled_ms > :since AND image_sha256 IS NOT NULL",
 }
 
 

@@ -12,9 +12,11 @@ SMALL = Shape(workers=1, schedulers=1, picture_seconds=0.02)
 
 
 def test_nothing_is_lost_when_a_worker_dies_the_broker_dies_and_its_messages_are_flushed() -> None:
-    # Given a stack under load, with a prompt that kills whoever draws it
+    # Given a stack under load, with a prompt that kills whoever draws it, and a cloud that is paid by call,
+    # loses an answer in ten and bills it
+    shape = replace(SMALL, cloud="http", misbehave="bill_then_500=0.1,duplicate=0.1,busy=0.1")
     plan = Plan(
-        seed=3, jobs=90, strikes=3, pause_seconds=0.5, only=("F1a", "F4a", "F4b"), poison=1, shape=SMALL
+        seed=3, jobs=90, strikes=3, pause_seconds=0.5, only=("F1a", "F4a", "F4b"), poison=1, shape=shape
     )
     # When each fault has struck once
     verdict = run(plan)
@@ -23,7 +25,11 @@ def test_nothing_is_lost_when_a_worker_dies_the_broker_dies_and_its_messages_are
     assert verdict.breaches == {}
     assert verdict.counts["lost"] == verdict.counts["doubled"] == verdict.counts["overspend_micro_usd"] == 0
     assert verdict.counts["poison"] == 1
-    assert verdict.counts["succeeded"] == verdict.counts["jobs"] - 1
+    lost = verdict.counts.get("failed_by_provider", 0)
+    assert verdict.counts["succeeded"] == verdict.counts["jobs"] - 1 - lost
+    # And each line of the provider's bill has its call, which is charged as billed once the bill was read
+    assert verdict.counts["bill_lines"] > 0
+    assert verdict.counts["unrecorded"] == verdict.counts["unreconciled"] == 0
     assert verdict.counts["budgets_that_bound"] > 0
 
 

@@ -147,6 +147,14 @@ def test_lines_of_one_call_are_added_up_and_a_repeated_id_counts_once(tmp_path: 
     assert [one.micro_usd for one in read_export(path)] == [3_000_000, 1_000_000]
 
 
+def test_a_key_that_was_billed_under_two_ids_costs_both(tmp_path: Path) -> None:
+    # Given a client that sent one request twice: two pictures, one key; and a line that stands twice
+    lines = [json.dumps({"idempotency_key": "k", "id": name, "cost_usd": 1}) for name in ("r", "s", "r")]
+    path = written(tmp_path, "\n".join(lines))
+    # Then the call has cost what both did
+    assert [(one.idem_key, one.line_no, one.micro_usd) for one in read_export(path)] == [("k", 1, 2_000_000)]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

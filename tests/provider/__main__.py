@@ -23,6 +23,10 @@ def main() -> None:
     parser.add_argument("--usd", type=float, default=0.065, help="price of a picture")
     parser.add_argument("--hang-seconds", type=float, default=30.0)
     parser.add_argument("--slow-seconds", type=float, default=1.0)
+    parser.add_argument("--draw-seconds", type=float, default=0.0, help="between bill and answer, always")
+    parser.add_argument(
+        "--mood-file", type=Path, help="while it is there: the one misbehaviour of all requests"
+    )
     given = parser.parse_args()
     provider = FakeProvider(
         bill=given.bill,
@@ -34,6 +38,8 @@ def main() -> None:
         usd=given.usd,
         hang_seconds=given.hang_seconds,
         slow_seconds=given.slow_seconds,
+        draw_seconds=given.draw_seconds,
+        mood_file=given.mood_file,
     )
     print(provider.url, flush=True)
     provider.serve()

@@ -5,6 +5,7 @@ provider, whatever becomes of the answer. It knows nothing of our database.
 """
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -56,8 +57,14 @@ class FakeProvider:
         hang_seconds: float = 30.0,
         slow_seconds: float = 1.0,
         busy_seconds: float = 0.2,
+        draw_seconds: float = 0.0,
+        mood_file: Path | None = None,
     ) -> None:
-        """Bind the port; `script` names what becomes of the first requests, `rates` of those after it."""
+        """Bind the port; `script` names what becomes of the first requests, `rates` of those after it.
+
+        While `mood_file` is there, its word is what becomes of every request. A provider that honours keys
+        knows those on its bill after it was started again, too.
+        """
         assert set(script) | set(rates or {}) <= {*MISBEHAVIOURS, "ok"}
         self.bill = bill
         self.honours_keys = honours_keys
@@ -66,8 +73,10 @@ class FakeProvider:
         self.requests: list[dict[str, Any]] = []  # every POST that came: key and body
         self.gate: threading.Event | None = None  # if set, a picture waits for it after it was billed
         self._seed, self._rates, self._script = seed, dict(rates or {}), list(script)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._by_key: dict[str, dict[str, Any]] = {}  # what a key has bought, if keys are honoured
+        self._billed = {line["idempotency_key"] for line in self.lines()}  # before this start
+        self._draw_seconds, self._mood_file = draw_seconds, mood_file
         self._jobs: dict[str, list[Any]] = {}  # remote id -> [polls left, answer]
         self._stopping = threading.Event()
         self._server = ThreadingHTTPServer(
@@ -99,6 +108,10 @@ class FakeProvider:
 
     def mood(self) -> str:
         """Return what becomes of the next request."""
+        if self._mood_file is not None:
+            with contextlib.suppress(FileNotFoundError):
+                word = self._mood_file.read_text()
+                return word if word in MISBEHAVIOURS else "ok"
         with self._lock:
             if self._script:
                 return self._script.pop(0)
@@ -109,6 +122,17 @@ class FakeProvider:
             if dice < 0:
                 return name
         return "ok"
+
+    def bought(self, idem_key: str | None, answer: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what a key has bought already, if keys are honoured; else remember `answer` for it."""
+        if not self.honours_keys or idem_key is None:
+            return None
+        if idem_key in self._billed:
+            return self._by_key.setdefault(idem_key, answer)
+        known = self._by_key.get(idem_key)
+        if known is None:
+            self._by_key[idem_key] = answer
+        return known
 
     def charge(self, idem_key: str | None, *, remote_id: str, usd: float) -> None:
         """Append a bill line, durably."""
@@ -161,10 +185,13 @@ class _Handler(BaseHTTPRequestHandler):
         usd = mine.usd * (2 if mood == "overcharge" else 1)
         if mine.tells_cost:
             answer["usage"] = {"cost": usd}
-        if mine.honours_keys:
-            with mine._lock:
-                mine._by_key[idem_key] = answer
-        mine.charge(idem_key, remote_id=remote_id, usd=usd)
+        with mine._lock:
+            known = mine.bought(idem_key, answer)
+            if known is None:
+                mine.charge(idem_key, remote_id=remote_id, usd=usd)
+        if known is not None:
+            return self._json(200, known)
+        mine.sleep(mine._draw_seconds)
         if mine.gate is not None:
             mine.gate.wait(60)
         self._misbehave(mood, answer, remote_id=remote_id)
