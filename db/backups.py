@@ -1,8 +1,9 @@
 """Copies of the whole database while everything runs, and their way back into an empty one.
 
 SQLite is copied by its own online backup, PostgreSQL by pg_dump and pg_restore. A restored database is made
-quiet before anybody works with it: claims are over, fences and the leader's term leap beyond all that the old
-world ever saw. It knows no picture: those lie in files that never change, and are copied as files.
+quiet before anybody sees it: claims are over, calls that were out count as spent, fences and leader's term
+leap beyond all that the old world ever saw. Until all of that is done the place is as empty as before: a file
+gets its name last, PostgreSQL commits once. It knows no picture: those lie in files that never change.
 """
 
 import contextlib
@@ -16,14 +17,16 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.engine import URL
 
+from db import archive, sweeping
 from db.dialects import run
-from db.repository import Repository
-from db.session import check_schema, make_engine, transaction, upgrade
+from db.session import check_schema, make_engine, transaction, upgrade, upgrade_alone
+from routet2i import failpoints
 from routet2i.errors import Conflict, RouteT2IError, ServiceUnavailable, UsageError
 
 LEAP = 1_000_000  # more claims than a microbatch has between a backup and its return
 MAGIC = {"sqlite": b"SQLite format 3\0", "postgresql": b"PGDMP"}
 CLIENT_SECONDS = 6 * 3600.0  # longest dump
+BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a file
 
 
 def backup(engine: Engine, target: Path) -> None:
@@ -40,7 +43,7 @@ def backup(engine: Engine, target: Path) -> None:
         raise Conflict(f"{target} exists; name another file")
     new = target.with_name(f"{target.name}.new")
     try:
-        new.unlink(missing_ok=True)
+        _remove(new)
         new.touch(mode=0o600)  # prompts are private
         if engine.dialect.name == "sqlite":
             _copy(_file(engine), new)
@@ -54,11 +57,13 @@ def backup(engine: Engine, target: Path) -> None:
         raise UsageError(f"cannot write {target}: {error.strerror}; name another file") from error
     finally:
         with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
+            _remove(new)
 
 
 def restore(url: str, source: Path) -> None:
     """Bring a backup back into a database that is empty, up to this program's schema, and make it quiet.
+
+    All of it or nothing: whenever this is cut off, the place is as empty as before, and it may be repeated.
 
     Raises:
         Conflict: there is a database already.
@@ -72,59 +77,74 @@ def restore(url: str, source: Path) -> None:
         if engine.dialect.name == "sqlite":
             _restore_file(_file(engine), source)
             return
-        with engine.connect() as connection:
-            if inspect(connection).get_table_names():
-                raise Conflict(
-                    f"database {engine.url.database} has tables; make an empty one: createdb NAME, and name "
-                    "it in ROUTET2I_DATABASE_URL"
-                )
-        _client(
-            "pg_restore",
-            engine.url,
-            *("--no-owner", "--single-transaction", "--exit-on-error", str(source)),
-        )
-        _quieten(engine)
+        with transaction(engine) as connection:
+            _restore_archive(connection, source)
     finally:
         engine.dispose()
 
 
+def _restore_archive(connection: Connection, source: Path) -> None:
+    """Play an archive into the transaction, bring it up to date there and make it quiet."""
+    run(connection, "SET LOCAL statement_timeout = 0")
+    bring_up_to_date = upgrade_alone(connection)
+    url = connection.engine.url
+    if inspect(connection).get_table_names():
+        raise Conflict(
+            f"database {url.database} has tables; make an empty one: createdb NAME, and name it in "
+            "ROUTET2I_DATABASE_URL"
+        )
+    archive.play(connection, source, program=_installed("pg_restore"))
+    bring_up_to_date()
+    failpoints.reach("mid_restore")
+    _quieten(connection)
+    failpoints.reach("mid_restore")
+
+
 def _restore_file(target: Path, source: Path) -> None:
     """Prepare a copy beside the target; only when it is whole, current and quiet it gets the name."""
-    for there in (target, *(Path(f"{target}-{part}") for part in ("wal", "shm", "journal"))):
-        if there.exists():
-            raise Conflict(f"{there} exists; move it away, or restore into another ROUTET2I_HOME")
+    _refuse_taken(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f"{target.name}.new")
-    new.unlink(missing_ok=True)
+    _remove(new)
     try:
         _copy(source, new)
         _check_file(new)
         engine = make_engine(f"sqlite+pysqlite:///{new}")
         try:
-            _quieten(engine)
+            upgrade(engine)
+            failpoints.reach("mid_restore")
+            with transaction(engine) as connection:
+                _quieten(connection)
         finally:
             engine.dispose()  # its last connection writes the log back into the file
+        failpoints.reach("mid_restore")
+        _check_file(new)
         _sync(new)
+        _refuse_taken(target)
         new.replace(target)
         _sync(target.parent)
     finally:
-        for left in (new, *(Path(f"{new}-{part}") for part in ("wal", "shm", "journal"))):
-            left.unlink(missing_ok=True)
+        _remove(new)
 
 
-def _quieten(engine: Engine) -> None:
+def _refuse_taken(target: Path) -> None:
+    for there in (target, *(Path(f"{target}{part}") for part in BESIDE)):
+        if there.exists():
+            raise Conflict(f"{there} exists; move it away, or restore into another ROUTET2I_HOME")
+
+
+def _remove(path: Path) -> None:
+    """Delete what a backup or a restore that was cut off has left: an old log must not meet a new file."""
+    for left in (path, *(Path(f"{path}{part}") for part in BESIDE)):
+        left.unlink(missing_ok=True)
+
+
+def _quieten(connection: Connection) -> None:
     """End every claim without counting a death, and make all that the old world may still say void."""
-    upgrade(engine)
-    repository = Repository(engine)
-    with transaction(engine) as connection:
-        run(connection, "UPDATE worker SET state = 'stopped'")
-        run(connection, "UPDATE microbatch SET lease_until_ms = 1 WHERE state = 'claimed'")
-    repository.sweep(resend_seconds=0, max_deaths=LEAP, heartbeat_seconds=1, innocent=True)
-    with transaction(engine) as connection:
-        _leap(connection)
-
-
-def _leap(connection: Connection) -> None:
+    run(connection, "UPDATE worker SET state = 'stopped'")
+    run(connection, "UPDATE microbatch SET lease_until_ms = 1 WHERE state = 'claimed'")
+    for microbatch_id in sweeping.expired_claims(connection):
+        sweeping.expire(connection, microbatch_id, max_deaths=LEAP, innocent=True)
     run(
         connection,
         f"""UPDATE microbatch SET fence = fence + {LEAP}, state = 'ready' WHERE state IN ('ready', 'sent')""",  # noqa: S608
@@ -179,12 +199,7 @@ def _client(program: str, url: URL, *arguments: str) -> None:
     Raises:
         ServiceUnavailable: it is not installed, or failed.
     """
-    path = shutil.which(program)
-    if path is None:
-        raise ServiceUnavailable(
-            f"{program} is not installed; install PostgreSQL's client programs (postgresql-client), or run "
-            f"{program} where the database is: see docs/operations.md"
-        )
+    path = _installed(program)
     host = url.query.get("host") or url.host
     where = {"--host": host, "--port": url.port, "--username": url.username, "--dbname": url.database}
     flags = [f"{flag}={value}" for flag, value in where.items() if value is not None]
@@ -204,6 +219,16 @@ def _client(program: str, url: URL, *arguments: str) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ServiceUnavailable(f"{program} failed: {lines[0]}; see docs/operations.md")
+
+
+def _installed(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise ServiceUnavailable(
+            f"{program} is not installed; install PostgreSQL's client programs (postgresql-client), or run "
+            f"{program} where the database is: see docs/operations.md"
+        )
+    return path
 
 
 def _environment(url: URL) -> Mapping[str, str]:

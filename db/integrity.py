@@ -12,7 +12,12 @@ from sqlalchemy import Engine
 from db.session import reading
 from routet2i.errors import UsageError
 
-NETWORKED = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "beegfs", "fuse.sshfs", "davfs")
+NETWORKED = (  # how the names of kinds begin, behind `fuse.` too; also what hosts lend to virtual machines
+    *("9p", "afs", "beegfs", "ceph", "cifs", "davfs", "gfs2", "gluster", "gpfs", "lustre", "ncp", "nfs"),
+    *("ocfs2", "orangefs", "prl_fs", "pvfs", "smb", "vboxsf", "vmhgfs"),
+    *("blobfuse", "curlftpfs", "gcsfuse", "goofys", "grpcfuse", "juicefs", "mountpoint-s3", "rclone"),
+    *("s3fs", "seaweedfs", "sshfs"),
+)
 
 
 def damage(engine: Engine) -> str | None:
@@ -36,7 +41,7 @@ def refuse_network_disk(engine: Engine) -> None:
     if engine.dialect.name != "sqlite" or not engine.url.database:
         return
     kind = file_system(Path(engine.url.database))
-    if kind is not None and kind.startswith(NETWORKED):
+    if kind is not None and kind.removeprefix("fuse.").startswith(NETWORKED):
         raise UsageError(
             f"{engine.url.database} lies on {kind}, where SQLite loses data; put ROUTET2I_HOME on a local "
             "disk, or use PostgreSQL: ROUTET2I_DATABASE_URL"

@@ -1,9 +1,11 @@
 """What a provider's own account makes of our calls: unknown ones become charged or void, others are told.
 
 Nothing is edited: each finding is a move of a call and its ledger lines, and a repeat finds nothing left to
-do. It knows calls and bills, not the file that they came in.
+do. A call that was made after the backup that was restored has no row any more: its bill is charged to the
+deployment. It knows calls and bills, not the file that they came in.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,14 +13,17 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, Row
 
-from db import calls
+from db import budgets, calls, ledger
 from db.dialects import pack_ids, run
+from db.ledger import Account, Wish
 from db.session import reading, write
-from routet2i.contracts import CallState
+from routet2i.contracts import BudgetPolicy, CallState, Purse, Scope
+from routet2i.periods import TOTAL
 
 CHUNK = 1_000  # bill lines looked up at once
 MARGIN_MS = 600_000  # a call this near to the end of what an export covers may stand in the next one
 NOTE = "from a usage export"
+OURS = re.compile(r"routet2i-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # the key of a call
 
 
 class BillLine(Protocol):
@@ -60,6 +65,9 @@ class Reconciliation:
     voided: int = 0  # calls that were unknown and were not billed
     voided_micro_usd: int = 0
     overrun_micro_usd: int = 0  # billed beyond what was permitted
+    forgotten: int = 0  # bills with a key of ours whose call has no row: made after a restored backup
+    forgotten_micro_usd: int = 0
+    beyond_limit_micro_usd: int = 0  # of it, for want of room
     open: int = 0  # calls that are out: their worker or the sweeper settles them first
     still_unknown: int = 0  # calls that the export says nothing about
     differing: list[str] = field(default_factory=list)  # settled before, at another price
@@ -72,6 +80,7 @@ def reconcile(
     *,
     tier: str | None = None,
     complete: Period | None = None,
+    payer: Purse | None = None,
     dry_run: bool = False,
 ) -> Reconciliation:
     """Hold a provider's bills against our calls.
@@ -80,16 +89,20 @@ def reconcile(
         tier: only calls of this tier; None = of all.
         complete: the span of which the export lacks nothing: unknown calls inside it that it does not name
             were not billed. None: what it does not name stays unknown.
+        payer: whose deployment pays for calls that a restored backup does not know; None = nobody does.
         dry_run: write nothing; only tell what would be done.
     """
     found = Reconciliation(lines=len(bills))
+    accounts = () if payer is None or dry_run else _opened(engine, payer)
     named: set[str] = set()
     for start in range(0, len(bills), CHUNK):
         part = bills[start : start + CHUNK]
         with reading(engine) as connection:
             matched = _match(connection, part, tier=tier)
         for bill, call in zip(part, matched, strict=True):
-            if call is None:
+            if call is None and payer is not None and (call_id := _forgotten(engine, bill)) is not None:
+                _charge(engine, bill, call_id, accounts=accounts, found=found)
+            elif call is None:
                 found.unmatched.append(
                     f"line {bill.line_no}: {bill.idem_key or bill.remote_id}, {bill.micro_usd} micro-USD"
                 )
@@ -131,6 +144,87 @@ def _apply(engine: Engine, bill: BillLine, call: Row[Any], *, found: Reconciliat
                 calls.settle, call_id=call.id, cost=bill.micro_usd, image_sha256=None, error=f"billed {NOTE}"
             ),
         )
+
+
+def _forgotten(engine: Engine, bill: BillLine) -> str | None:
+    """Return the id of the call that a key of ours names, if no call has it, of whatever tier."""
+    ours = OURS.fullmatch(bill.idem_key or "")
+    if ours is None:
+        return None
+    with reading(engine) as connection:
+        known = run(connection, "SELECT 1 FROM call WHERE id = :id", {"id": ours[1]}).scalar()
+    return ours[1] if known is None else None
+
+
+def _opened(engine: Engine, payer: Purse) -> tuple[Account, ...]:
+    """Return the accounts of a deployment in the present periods; without any limit, one to count in."""
+    with reading(engine) as connection:
+        now_ms = payer.now_ms or budgets.now(connection)
+        stored = [
+            one
+            for one in budgets.policies(connection, names=[payer.deployment])
+            if one.policy.scope is Scope.DEPLOYMENT and one.policy.limit_micro_usd is not None
+        ]
+    if payer.policy is not None:
+        stored.append(budgets.of_environment(payer.policy))
+    for one in stored:
+        write(engine, partial(budgets.open_period, stored=one, now_ms=now_ms))
+    if stored:
+        return tuple(budgets.account_of(one.policy, now_ms=now_ms) for one in stored)
+    whole = BudgetPolicy(scope=Scope.DEPLOYMENT, name=payer.deployment, span=TOTAL, limit_micro_usd=None)
+    account = budgets.account_of(whole, now_ms=now_ms)
+    write(engine, partial(ledger.open_account, account=account, limit=None))
+    return (account,)
+
+
+def _charge(
+    engine: Engine, bill: BillLine, call_id: str, *, accounts: Sequence[Account], found: Reconciliation
+) -> None:
+    """Charge a bill whose call has no row; without accounts only tell it."""
+    with reading(engine) as connection:
+        charged = _charged(connection, call_id)
+    if charged is None and accounts:
+        charge = partial(charge_forgotten, call_id=call_id, micro_usd=bill.micro_usd, accounts=accounts)
+        found.beyond_limit_micro_usd += write(engine, charge)
+    if charged is None:
+        found.forgotten += 1
+        found.forgotten_micro_usd += bill.micro_usd
+    elif charged == bill.micro_usd:
+        found.agreed += 1
+    else:
+        found.differing.append(
+            f"line {bill.line_no}: {bill.idem_key} was charged {charged} micro-USD, "
+            f"is billed {bill.micro_usd}"
+        )
+
+
+def charge_forgotten(
+    connection: Connection, call_id: str, *, micro_usd: int, accounts: Sequence[Account]
+) -> int:
+    """Charge what a call without a row has cost, once; return what the accounts had no room for.
+
+    If one of them has no room for all of it, all of it stands beside their limits, as an overrun.
+    """
+    free = ledger.lock(connection, accounts)
+    if _charged(connection, call_id) is not None:
+        return 0
+    wish = Wish(microbatch_id=call_id, accounts=tuple(accounts), prices=(micro_usd,))
+    (verdict,) = ledger.reserve(connection, [wish], free=free)
+    if verdict.granted is None:
+        ledger.post(connection, [ledger.overrun(call_id, micro_usd=micro_usd)], accounts=accounts)
+        return micro_usd
+    ledger.post(connection, [ledger.settled(call_id, micro_usd=micro_usd)], accounts=accounts)
+    return 0
+
+
+def _charged(connection: Connection, call_id: str) -> int | None:
+    """Return what was charged for a call without a row, micro-USD; None: nothing yet."""
+    found: int | None = run(
+        connection,
+        "SELECT max(micro_usd) FROM ledger WHERE event_id IN (:settled, :overrun)",
+        {"settled": f"settle:{call_id}", "overrun": f"overrun:{call_id}"},
+    ).scalar()
+    return found
 
 
 def _match(connection: Connection, bills: Iterable[BillLine], *, tier: str | None) -> list[Row[Any] | None]:

@@ -320,18 +320,32 @@ def _keys_unchecked(engine: Engine) -> Iterator[Connection]:
             raw.execute("PRAGMA foreign_keys=ON")
 
 
+def upgrade_alone(connection: Connection) -> "Callable[[], None]":
+    """Keep everybody else from changing a PostgreSQL schema until this transaction ends.
+
+    Returns:
+        What brings the schema to this program's version within the transaction; it raises as `upgrade` does.
+    """
+    from alembic import command
+
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
+    return lambda: _change(connection, lambda config: command.upgrade(config, "head"))
+
+
 def _migrate(engine: Engine, run: "Callable[[Config], Any]") -> None:
-    config = _alembic()
     with _keys_unchecked(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
-        revision = _revision(connection)
-        if revision is not None and revision not in _known(config):
-            raise SchemaMismatch(
-                f"the database has schema {revision}, made by a newer program; update routet2i"
-            )
-        config.attributes["connection"] = connection
-        run(config)
+        _change(connection, run)
+
+
+def _change(connection: Connection, run: "Callable[[Config], Any]") -> None:
+    config = _alembic()
+    revision = _revision(connection)
+    if revision is not None and revision not in _known(config):
+        raise SchemaMismatch(f"the database has schema {revision}, made by a newer program; update routet2i")
+    config.attributes["connection"] = connection
+    run(config)
 
 
 def check_schema(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from routet2i.errors import UsageError
 NAMES = (
     *("after_claim", "after_intent", "after_http", "after_tmp", "after_replace", "after_settle"),
     *("after_outcome", "before_done", "before_ack", "commit_before_publish", "mid_sweep", "mid_split"),
-    *("mid_ingest", "after_ingest_commit"),
+    *("mid_ingest", "after_ingest_commit", "mid_restore"),
 )
 DIED = 9  # exit code of a process that reached its failpoint
 _left: dict[str, int] = {}  # name -> passes until the end, the last one included

@@ -266,6 +266,14 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
         )
         heart.start()
         hearts.append(heart)
+        cold = signal.getsignal(signal.SIGQUIT)
+
+        def stop_softly(number: int, frame: Any) -> None:
+            drain()  # Celery says so only after it has waited: whoever kills it meanwhile kills a drained one
+            if callable(cold):
+                cold(number, frame)
+
+        signal.signal(signal.SIGQUIT, stop_softly)
 
     def hear(**_: Any) -> None:
         for heart in hearts:

@@ -14,16 +14,14 @@ import typer
 
 from db import balances
 from db.balances import Balance
-from routet2i.contracts import NAME, BudgetPolicy, Carry, Purse, Scope
+from routet2i.contracts import NAME, BudgetPolicy, Carry, Scope
 from routet2i.errors import UsageError
 from routet2i.periods import SPANS, TOTAL
-from routet2i.settings import Settings
-from scheduler.budget import purse_of
 from scheduler.cli.batches import Json, micro_usd
 from scheduler.cli.people import who
 from scheduler.cli.reconcile import reconcile, resume
 from scheduler.cli.results import output_stream
-from scheduler.cli.session import open_repository, read_settings, typed
+from scheduler.cli.session import open_repository, own_purse, read_settings, typed
 from scheduler.cli.show import as_json, console, money, table, write_csv, write_line
 
 LIFTED = "none"  # a limit that is none
@@ -57,7 +55,7 @@ def show(
     repository = open_repository(settings)
     if name is not None and scope is Scope.BATCH:
         name = repository.resolve_batch(name)
-    found = balances.balances(repository.engine, purse=_purse(settings), scope=scope, name=name)
+    found = balances.balances(repository.engine, purse=own_purse(settings), scope=scope, name=name)
     if json:
         write_line(as_json(found))
         return
@@ -85,14 +83,6 @@ def show(
                 f"{one.scope} {one.name}: bills exceeded reservations by {money(one.overrun_micro_usd)}",
                 soft_wrap=True,
             )
-
-
-def _purse(settings: Settings) -> Purse:
-    return purse_of(
-        deployment=settings.deployment,
-        limit_micro_usd=settings.budget_micro_usd,
-        seconds=settings.budget_period_seconds,
-    )
 
 
 def _row(one: Balance) -> tuple[Any, ...]:

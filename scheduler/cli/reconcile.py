@@ -15,7 +15,7 @@ from routet2i.errors import UsageError
 from scheduler.cli.batches import Json
 from scheduler.cli.exits import Exit
 from scheduler.cli.people import who
-from scheduler.cli.session import open_repository, read_settings, typed
+from scheduler.cli.session import open_repository, own_purse, read_settings, typed
 from scheduler.cli.show import as_json, clean, console, money, write_line
 from scheduler.usage_export import read_export
 
@@ -35,6 +35,13 @@ def reconcile(
             formats=FORMATS,
         ),
     ] = None,
+    after_restore: Annotated[
+        bool,
+        typer.Option(
+            "--after-restore",
+            help="Charge bills with keys of ours that the restored backup does not know to the deployment.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what it would do.")] = False,
     json: Json = False,
 ) -> None:
@@ -42,6 +49,7 @@ def reconcile(
 
     Example: routet2i budget reconcile usage.csv --tier cloud --dry-run
     Example: routet2i budget reconcile usage.csv --tier cloud --complete 2026-01-01 2026-02-01
+    Example: routet2i budget reconcile usage.csv --tier cloud --after-restore
     """
     settings = read_settings(ctx)
     if tier is not None:
@@ -55,7 +63,14 @@ def reconcile(
             raise UsageError("--complete FROM TO: the second moment must be later than the first")
         period = Period(from_ms=first, to_ms=last)
     bills = read_export(file)
-    found = hold_against(open_repository(settings).engine, bills, tier=tier, complete=period, dry_run=dry_run)
+    found = hold_against(
+        open_repository(settings).engine,
+        bills,
+        tier=tier,
+        complete=period,
+        payer=own_purse(settings) if after_restore else None,
+        dry_run=dry_run,
+    )
     if json:
         write_line(as_json(found))
     else:
@@ -80,6 +95,12 @@ def _print(found: Reconciliation, *, dry_run: bool, is_complete: bool) -> None:
         )
     if found.overrun_micro_usd:
         told.append(f"bills exceed what was permitted by {money(found.overrun_micro_usd)}: the tier pauses")
+    if found.forgotten:
+        told.append(
+            f"{found.forgotten} bills are of calls that the restored backup does not know: "
+            f"{money(found.forgotten_micro_usd)} is charged to the deployment, of which "
+            f"{money(found.beyond_limit_micro_usd)} stands beside its limits"
+        )
     if found.open:
         told.append(f"{found.open} calls are out; come back when they are not")
     for text in told:

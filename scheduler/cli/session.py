@@ -18,9 +18,11 @@ from pydantic import ValidationError
 from routet2i import failpoints
 from routet2i.errors import MissingModels, SchemaMismatch, UsageError
 from routet2i.settings import Settings
+from scheduler.budget import purse_of
 
 if TYPE_CHECKING:
     from db.repository import Repository
+    from routet2i.contracts import Purse
 
 PROGRAM = "routet2i"
 
@@ -46,6 +48,15 @@ def read_settings(ctx: typer.Context) -> Settings:
         raise UsageError(f"{wrong}; see the settings in README.md") from None  # the input may be a secret
     failpoints.arm(settings.failpoint)
     return settings
+
+
+def own_purse(settings: Settings) -> "Purse":
+    """Return this deployment's money, with the limit that the environment sets."""
+    return purse_of(
+        deployment=settings.deployment,
+        limit_micro_usd=settings.budget_micro_usd,
+        seconds=settings.budget_period_seconds,
+    )
 
 
 def typed(ctx: typer.Context) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect, text
 
 from db import backups
 from db.audit import check_invariants
 from db.repository import Repository
-from db.session import downgrade, make_engine
+from db.session import downgrade, make_engine, transaction
 from routet2i.errors import Conflict, RouteT2IError, ServiceUnavailable, UsageError
 
 
@@ -183,21 +183,52 @@ def test_without_pg_dump_it_says_what_to_install(
     engine.dispose()
 
 
-def test_a_backup_of_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_backup_of_an_older_schema_is_brought_up_to_date(
+    dialect: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     # Given a backup that an older program made
     from alembic import command
 
     from db.session import _migrate, check_schema
 
-    old = make_engine(f"sqlite+pysqlite:///{tmp_path / 'old.db'}")
+    file = tmp_path / "old.backup"
+    if dialect == "sqlite":
+        url, at = f"sqlite+pysqlite:///{tmp_path / 'new.db'}", f"sqlite+pysqlite:///{tmp_path / 'old.db'}"
+    else:
+        url = at = request.getfixturevalue("empty_postgresql")
+    old = make_engine(at)
     _migrate(old, lambda config: command.upgrade(config, "0005"))
-    backups._copy(tmp_path / "old.db", tmp_path / "old.backup")
+    if dialect == "sqlite":
+        backups._copy(tmp_path / "old.db", file)
+    else:
+        backups._client("pg_dump", old.url, "--format=custom", f"--file={file}")
     downgrade(old)
+    with transaction(old) as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
     old.dispose()
     # When it is restored
-    url = f"sqlite+pysqlite:///{tmp_path / 'new.db'}"
-    backups.restore(url, tmp_path / "old.backup")
+    backups.restore(url, file)
     # Then its schema is this program's
     engine = make_engine(url)
     check_schema(engine)
+    assert check_invariants(engine) == []
     engine.dispose()
+
+
+def test_a_damaged_archive_leaves_the_database_empty(
+    make_database: Callable[[str], Engine], empty_postgresql: str, tmp_path: Path
+) -> None:
+    # Given a backup of which only the first half is left
+    engine = make_database("postgresql")
+    file = tmp_path / "a.backup"
+    backups.backup(engine, file)
+    engine.dispose()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    # When it is restored, then it is refused and nothing is there
+    with pytest.raises(ServiceUnavailable, match=r"pg_restore failed|refuses"):
+        backups.restore(empty_postgresql, file)
+    empty = make_engine(empty_postgresql)
+    with empty.connect() as connection:
+        assert inspect(connection).get_table_names() == []
+    empty.dispose()

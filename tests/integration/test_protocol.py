@@ -7,6 +7,7 @@ windows bring everything to rest, each job has one outcome, and no money is held
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -23,11 +24,13 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, text
 
 from db.audit import check_invariants
+from db.reconciling import Period, reconcile
 from db.repository import Repository
 from db.session import reading
 from routet2i.contracts import (
     Account,
     Assignment,
+    Bought,
     BudgetPolicy,
     Claim,
     GenerationRequest,
@@ -42,10 +45,12 @@ from routet2i.contracts import (
     TierKind,
     WindowJob,
     WindowPlan,
+    Withheld,
     new_id,
 )
 from routet2i.errors import Conflict, LeaseLost, QueueFull, RouteT2IError, UsageError
-from tests.protocol.model import FINAL, Batch, Job, Model, Money
+from scheduler.usage_export import Billed
+from tests.protocol.model import FINAL, Batch, Call, Job, Model, Money
 
 DAY_MS = 86_400_000
 NOON_MS = 1_790_000_000_000  # names the periods of budgets
@@ -60,6 +65,7 @@ LIMITS = st.one_of(st.none(), st.integers(0, 900))
 
 ANY = st.booleans()
 WORKERS = st.sampled_from(["w1", "w2"])
+ANSWERS = st.sampled_from(["picture", "bill", "silence", "refusal", "accepted"])
 ACTIONS: dict[str, tuple[Callable[[Any], object], Callable[[Any, Any], object]]] = {
     "dispatch": (lambda m: True, lambda m, data: m.dispatch(data.draw(st.integers(1, 4)), data.draw(ANY))),
     "deliver": (lambda m: m.messages, lambda m, data: m.deliver(data, data.draw(WORKERS), False)),
@@ -91,6 +97,12 @@ ACTIONS: dict[str, tuple[Callable[[Any], object], Callable[[Any, Any], object]]]
     ),
     "lead": (lambda m: True, lambda m, data: m.elect(data.draw(st.sampled_from("ab")))),
     "depose": (lambda m: m.model.leader, lambda m, data: m.the_leaders_lease_ends()),
+    "buy": (lambda m: m.claims, lambda m, data: m.buy(data, data.draw(ANY))),
+    "answer": (
+        lambda m: m.model.calls,
+        lambda m, data: m.answer(data, data.draw(ANSWERS), data.draw(st.integers(0, 80))),
+    ),
+    "reconcile": (lambda m: m.model.calls, lambda m, data: m.reconcile(data, data.draw(ANY))),
     "budget": (
         lambda m: True,
         lambda m, data: m.set_budget(Scope.DEPLOYMENT, "ann", "day", data.draw(LIMITS)),
@@ -528,10 +540,7 @@ class Protocol(RuleBasedStateMachine):
     )
     def record(self, data, part, fails, cheaper, twice):
         claim = self._some_claim(data)
-        outcomes = [
-            self.shop.outcome(job, fails=fails, charged=job.micro_usd // 2 if cheaper else None)
-            for job in claim.jobs[: part or None]
-        ]
+        outcomes = [self._outcome(job, fails, cheaper) for job in claim.jobs[: part or None]]
         expected = self.model.record(claim, outcomes)
         assert self.repository.record(claim, outcomes) == expected
         if twice and expected:
@@ -558,9 +567,100 @@ class Protocol(RuleBasedStateMachine):
 
     def _work(self, claim):
         asked = self.repository.cancelled(claim)
-        outcomes = [self.shop.outcome(job) for job in claim.jobs if job.job_id not in asked]
+        outcomes = [self._outcome(job, False, False) for job in claim.jobs if job.job_id not in asked]
         assert self.repository.record(claim, outcomes) == self.model.record(claim, outcomes)
         self._finish(claim, False)
+
+    def _outcome(self, job, fails, cheaper):
+        """Return what a worker would report; a job with paid calls succeeds with bought pictures only."""
+        calls = self.model.calls_of(job.job_id)
+        if not calls:
+            return self.shop.outcome(job, fails=fails, charged=job.micro_usd // 2 if cheaper else None)
+        bought = {call.index for call in calls if call.has_image}
+        return self.shop.outcome(job, fails=fails or len(bought) < job.n, charged=0)
+
+    # paid calls
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), repeatable=st.booleans())
+    def buy(self, data, repeatable):
+        claim = self._some_claim(data)
+        job = data.draw(st.sampled_from(claim.jobs))
+        index = data.draw(st.integers(0, job.n - 1))
+        most = self.model.most(self.model.jobs[job.job_id])
+        wish = {"job_id": job.job_id, "index": index, "cost_max": most, "repeatable": repeatable}
+        expected = self.model.intend(claim, job.job_id, index)
+        if expected is None:
+            with pytest.raises(RouteT2IError, match="is out already"):
+                self.repository.intend(claim, **wish)
+            return
+        found = self.repository.intend(claim, **wish)
+        if expected in [one.value for one in Withheld]:
+            assert found is Withheld(expected)
+        elif expected == "bought":
+            assert found == Bought(sha256=self._sha256(job.job_id, index))
+        elif expected == "resumed":
+            assert found.resumed
+            assert self.model.calls[found.call_id].job == job.job_id
+        else:
+            assert not found.resumed
+            self.model.calls[found.call_id] = Call(
+                job.job_id,
+                index,
+                claim.tier,
+                self.model.microbatches[claim.microbatch_id].accounts,
+                most,
+                most if expected == "drawn" else 0,
+                repeatable,
+            )
+
+    @staticmethod
+    def _sha256(job_id, index):
+        return sha256(f"{job_id}{index}".encode()).hexdigest()  # as `shop.outcome` names its pictures
+
+    @precondition(lambda self: self.model.calls)
+    @rule(data=st.data(), what=ANSWERS, cost=st.integers(0, 80))
+    def answer(self, data, what, cost):
+        """A provider answers a call, early, late, or again."""
+        call_id = data.draw(st.sampled_from(list(self.model.calls)[::-1]))
+        call = self.model.calls[call_id]
+        if what == "accepted":
+            self.repository.accept_call(call_id, remote_id=f"r-{call_id}")
+            call.has_remote_id = True
+        elif what == "silence":
+            self.repository.doubt_call(call_id, error="timed out")
+            self.model.doubt(call)
+        elif what == "refusal":
+            theirs = [one for one in self.claims if call.job in {job.job_id for job in one.jobs}]
+            claim = data.draw(st.sampled_from(theirs[::-1]))
+            self.repository.void_call(claim, call_id, error="refused")
+            self.model.void(claim, call)
+        else:
+            sha = self._sha256(call.job, call.index) if what == "picture" else None
+            self.repository.settle_call(call_id, cost=cost, image_sha256=sha)
+            self.model.settle_call(call, cost=cost, has_image=sha is not None)
+
+    @precondition(lambda self: self.model.calls)
+    @rule(data=st.data(), is_complete=st.booleans())
+    def reconcile(self, data, is_complete):
+        named = data.draw(st.lists(st.sampled_from(list(self.model.calls)), unique=True, max_size=4))
+        costs = {call_id: data.draw(st.integers(0, 80)) for call_id in named}
+        bills = [
+            Billed(line_no=line, idem_key=f"routet2i-{call_id}", remote_id=None, micro_usd=cost)
+            for line, (call_id, cost) in enumerate(costs.items(), start=1)
+        ]
+        expected = self.model.reconcile(costs, is_complete=is_complete)
+        always = Period(from_ms=0, to_ms=10 * NOON_MS)
+        found = reconcile(self.engine, bills, complete=always if is_complete else None)
+        assert (found.charged, found.voided, found.open) == expected
+        assert found.unmatched == []
+
+    @rule(tier=st.sampled_from(TIERS))
+    def resume(self, tier):
+        assert self.repository.paused_tiers().keys() == self.model.paused
+        assert self.repository.resume_tier(tier, who="t", reason="") == (tier in self.model.paused)
+        self.model.paused.discard(tier)
+        time.sleep(0.002)  # what is billed from now on is billed later
 
     # silence
 
@@ -673,6 +773,20 @@ class Protocol(RuleBasedStateMachine):
             assert {Account(budget_id=row[0], period=row[1]): Money(*row[2:]) for row in read(MONEY)} == (
                 model.accounts
             )
+            assert {row[0]: tuple(row[1:]) for row in read(CALLS)} == {
+                id_: (
+                    one.job,
+                    one.index,
+                    one.tier,
+                    one.state,
+                    one.cost_max,
+                    one.drawn,
+                    one.cost,
+                    one.overrun,
+                    int(one.has_image),
+                )
+                for id_, one in model.calls.items()
+            }
             assert {row[0]: tuple(row[1:]) for row in read(BATCHES)} == {
                 id_: (
                     one.state,
@@ -719,6 +833,7 @@ class Protocol(RuleBasedStateMachine):
             "budget WHERE reserved <> 0",
             "microbatch WHERE state IN ('ready', 'sent', 'claimed')",
             "attempt WHERE ended_ms IS NULL",
+            "call WHERE state = 'intent'",
             "waiting",
         ):
             assert self.shop.read(f"SELECT count(*) FROM {left}") == 0
@@ -759,7 +874,10 @@ JOBS = """SELECT j.id, j.batch_id, j.state, j.microbatch_id, j.cancel_requested,
     FROM job j LEFT JOIN outcome o ON o.job_id = j.id"""
 MICROBATCHES = """SELECT id, tier, batch_id, state, fence, deaths, deliveries, reserved_left, worker_id
     FROM microbatch"""
-MONEY = "SELECT id, period, lim, reserved, spent FROM budget"
+CALLS = """SELECT id, job_id, idx, provider, state, cost_max, drawn, cost_actual, overrun,
+        CASE WHEN image_sha256 IS NULL THEN 0 ELSE 1 END
+    FROM call"""
+MONEY = "SELECT id, period, lim, reserved, spent, overrun FROM budget"
 BATCHES = "SELECT id, state, cursor_line, n_accepted, n_rejected FROM batch"
 
 

@@ -316,6 +316,41 @@ def test_a_stop_finishes_the_microbatch_at_work(deploy: Callable[..., Deployment
     assert deployment.counts() == {"succeeded": 150}
 
 
+@pytest.mark.parametrize("patience", [True, False])
+def test_a_soft_stop_finishes_the_microbatch_and_nobody_has_died_however_it_ends(
+    deploy: Callable[..., Deployment], patience: bool
+) -> None:
+    # Given a worker in the middle of a microbatch
+    deployment = deploy(lease_seconds=3.0)
+    microbatches = deployment.submit(150, tier="edge", per_microbatch=150)
+    worker = deployment.start("edge", name="edge-1@test")
+    deployment.publish_all(microbatches, tier="edge")
+    wait_for(lambda: deployment.counts().get("succeeded", 0) >= 1)
+    # When it is told to stop softly
+    worker.send_signal(signal.SIGQUIT)
+    # Then it says at once that it drains, and goes on with what it has
+    wait_for(lambda: deployment.worker_state("edge-1@test") == "draining")
+    if patience:
+        wait_for(lambda: deployment.counts() == {"succeeded": 150})
+    # And if it is killed in the midst of that, another one does the rest
+    worker.kill()
+    worker.wait(10)
+    left = 150 - deployment.counts()["succeeded"]
+    assert (left > 0) is not patience
+    if left:
+        deployment.start("edge", name="edge-2@test")
+
+    def swept() -> bool:
+        deployment.repository.sweep(resend_seconds=30, max_deaths=4, heartbeat_seconds=5)
+        deployment.publish_all(deployment.mark_sent("edge"), tier="edge")
+        return deployment.counts() == {"succeeded": 150}
+
+    wait_for(swept)
+    with deployment.engine.connect() as connection:
+        assert connection.scalar(text("SELECT sum(deaths) FROM microbatch")) == 0
+    assert check_invariants(deployment.engine) == []
+
+
 def test_a_killed_worker_takes_its_child_along_and_another_one_finishes(
     deploy: Callable[..., Deployment],
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the repository should do, in plain Python: jobs, microbatches, accounts, batches and a leader.
+"""What the repository should do, in plain Python: jobs, microbatches, calls, accounts, batches, a leader.
 
 No SQL and no clock: leases and messages are late when somebody says so. What only the database can choose
 (ids, which jobs a window takes) it is told.
@@ -41,6 +41,22 @@ class Microbatch:
 
 
 @dataclass
+class Call:
+    job: str
+    index: int
+    tier: str
+    accounts: tuple[Account, ...]
+    cost_max: int
+    drawn: int
+    repeatable: bool
+    state: str = "intent"  # charged, unknown, void
+    cost: int | None = None
+    overrun: int = 0
+    has_image: bool = False
+    has_remote_id: bool = False
+
+
+@dataclass
 class Batch:
     client: str
     body: str
@@ -56,6 +72,7 @@ class Money:
     limit: int | None
     reserved: int = 0
     spent: int = 0
+    overrun: int = 0
 
     def lets(self, price: int) -> bool:
         return self.limit is None or self.reserved + self.spent + price <= self.limit
@@ -72,6 +89,8 @@ class Model:
     leader: tuple[str, int] | None = None
     leads: bool = False  # its lease runs
     draining: set[str] = field(default_factory=set)  # workers
+    calls: dict[str, Call] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)  # tiers
 
     # money
 
@@ -123,6 +142,113 @@ class Model:
         for account in microbatch.accounts:
             self.accounts[account].reserved -= freed
             self.accounts[account].spent += charged
+
+    # paid calls
+
+    def calls_of(self, job: str) -> list[Call]:
+        return [one for one in self.calls.values() if one.job == job]
+
+    def drawn(self, job: str) -> int:
+        return sum(one.drawn for one in self.calls_of(job))
+
+    @staticmethod
+    def most(job: Job) -> int:
+        """Return what one picture of a job may cost."""
+        return job.price // job.n
+
+    def intend(self, claim: Claim, id_: str, index: int) -> str | None:
+        """Return what the worker is told; None where it is refused, for such a call is out already."""
+        late = self.microbatches[claim.microbatch_id].late
+        one = self.hold(claim)
+        if one is None:
+            return "stale"
+        job = self.jobs[id_]
+        if (job.state, job.microbatch, job.asked) != ("assigned", claim.microbatch_id, False):
+            return "cancelled"
+        earlier = [call for call in self.calls_of(id_) if call.index == index]
+        if any(call.has_image for call in earlier):
+            return "bought"
+        if out := [call for call in earlier if call.state == "intent"]:
+            if out[0].repeatable or out[0].has_remote_id:
+                return "resumed"
+            one.late = late
+            return None
+        if claim.tier in self.paused:
+            return "paused"
+        price = self.most(job)
+        if sum(call.state != "void" for call in earlier) >= 2:
+            return "unknown_charge"
+        if not any(call.drawn for call in earlier):
+            one.held -= price
+            return "drawn"
+        if not all(self.accounts[account].lets(price) for account in one.accounts):
+            return "unknown_charge"
+        self._move(one.accounts, reserved=price)
+        return "granted"
+
+    def _move(
+        self, accounts: Iterable[Account], *, reserved: int = 0, spent: int = 0, overrun: int = 0
+    ) -> None:
+        for account in accounts:
+            self.accounts[account].reserved += reserved
+            self.accounts[account].spent += spent
+            self.accounts[account].overrun += overrun
+
+    def settle_call(self, call: Call, *, cost: int, has_image: bool) -> None:
+        if call.state == "charged":
+            call.has_image = call.has_image or has_image
+            return
+        permitted = 0 if call.state == "void" else call.cost_max
+        paid = min(cost, permitted)
+        if call.state == "intent":
+            self._move(call.accounts, reserved=-permitted, spent=paid)
+        else:
+            self._move(call.accounts, spent=paid - permitted)
+        self._move(call.accounts, overrun=cost - paid)
+        call.state, call.cost, call.overrun, call.has_image = "charged", cost, cost - paid, has_image
+        if call.overrun:
+            self.paused.add(call.tier)
+
+    def doubt(self, call: Call) -> None:
+        if call.state == "intent":
+            call.state = "unknown"
+            self._move(call.accounts, reserved=-call.cost_max, spent=call.cost_max)
+
+    def void(self, claim: Claim, call: Call) -> None:
+        one = self.hold(claim)
+        if call.state == "unknown":
+            self.void_unknown(call)
+        elif call.state == "intent" and one is not None:
+            one.held += call.drawn
+            self._move(call.accounts, reserved=call.drawn - call.cost_max)
+            call.state, call.drawn = "void", 0
+
+    def void_unknown(self, call: Call) -> None:
+        call.state = "void"
+        self._move(call.accounts, spent=-call.cost_max)
+
+    def reconcile(self, bills: dict[str, int], *, is_complete: bool) -> tuple[int, int, int]:
+        """Return how many calls were charged, made void, and are out."""
+        charged = voided = out = 0
+        for id_, cost in bills.items():
+            call = self.calls[id_]
+            if call.state == "intent":
+                out += 1
+            elif call.state != "charged":
+                self.settle_call(call, cost=cost, has_image=False)
+                charged += 1
+        for id_, call in self.calls.items():
+            if is_complete and call.state == "unknown" and id_ not in bills:
+                self.void_unknown(call)
+                voided += 1
+        return charged, voided, out
+
+    def _lose(self, microbatch: str) -> None:
+        """Count as spent what a claim that ends has sent and nobody can ask for again."""
+        for id_ in self.left(microbatch):
+            for call in self.calls_of(id_):
+                if not (call.repeatable or call.has_remote_id):
+                    self.doubt(call)
 
     # windows
 
@@ -243,8 +369,12 @@ class Model:
         job = self.jobs[id_]
         if (job.state, job.microbatch) != ("assigned", microbatch):
             return
-        job.state, job.outcome = "done", (state, charged, microbatch, fence)
-        self.settle(self.microbatches[microbatch], freed=job.price, charged=charged)
+        for call in self.calls_of(id_):
+            self.doubt(call)
+        costs = {"charged": lambda call: call.cost, "unknown": lambda call: call.cost_max}
+        billed = sum(costs[call.state](call) for call in self.calls_of(id_) if call.state in costs)
+        job.state, job.outcome = "done", (state, charged + billed, microbatch, fence)
+        self.settle(self.microbatches[microbatch], freed=job.price - self.drawn(id_), charged=charged)
 
     def _cancel_asked(self, microbatch: str, fence: int) -> int:
         asked = [id_ for id_ in self.left(microbatch) if self.jobs[id_].asked]
@@ -270,6 +400,7 @@ class Model:
         one = self.hold(claim)
         if one is None:
             return False
+        self._lose(claim.microbatch_id)
         self._cancel_asked(claim.microbatch_id, claim.fence)
         self._give_back(claim.microbatch_id)
         return True
@@ -293,6 +424,7 @@ class Model:
         for id_ in expired:
             one = self.microbatches[id_]
             one.deaths += one.worker not in self.draining
+            self._lose(id_)
             cancelled += self._cancel_asked(id_, one.fence)
             left = self.left(id_)
             if len(left) == 1 and one.deaths >= max_deaths:
@@ -315,7 +447,7 @@ class Model:
         assert self.jobs[job].microbatch == parent
         assert self.jobs[job].state == "assigned"
         self.microbatches[child] = Microbatch(
-            one.tier, one.batch, one.accounts, self.jobs[job].price, deaths=one.deaths
+            one.tier, one.batch, one.accounts, self.jobs[job].price - self.drawn(job), deaths=one.deaths
         )
         self.jobs[job].microbatch = child
 

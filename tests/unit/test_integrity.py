@@ -1,6 +1,7 @@
 """A damaged SQLite file and one on a network disk are found, and not worked with."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +65,28 @@ def test_sqlite_on_a_network_disk_is_refused(file: Path, monkeypatch: pytest.Mon
     # And the other is not, nor is a server
     refuse_network_disk(make_engine(f"sqlite+pysqlite:///{file.parent / 'local' / 'a.db'}"))
     refuse_network_disk(make_engine("postgresql+psycopg://h/d"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        *(
+            (kind, True)
+            for kind in ("9p", "nfs", "NFS4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "afs")
+        ),
+        *((kind, True) for kind in ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "vboxsf")),
+        *((kind, True) for kind in ("fuse.rclone", "fuse.juicefs", "fuse.vmhgfs-fuse", "lustre", "davfs")),
+        *((kind, False) for kind in ("ext4", "xfs", "btrfs", "zfs", "apfs", "overlay", "tmpfs", "fuseblk")),
+        *((kind, False) for kind in ("fuse.fuse-overlayfs", "fuse.gocryptfs", "f2fs", "hfs", "ntfs3")),
+    ],
+)
+def test_each_kind_of_disk_is_taken_or_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch, kind: str, refused: bool
+) -> None:
+    mounts = [SimpleNamespace(mountpoint="/", fstype=kind)]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+    with pytest.raises(UsageError, match=f"lies on {kind.lower()}") if refused else nullcontext():
+        refuse_network_disk(make_engine(f"sqlite+pysqlite:///{file}"))
 
 
 def test_after_a_crash_a_damaged_file_starts_nothing(file: Path) -> None:
