@@ -6,6 +6,12 @@ STAMP := $(VENV)/.ready
 # what the environment is made of: when it changes, so does the key, and `setup` runs again
 KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/dev/null | cksum | tr ' ' -)
 
+# test files at once; each process has a PostgreSQL of its own
+WORKERS ?= 2
+
+# hundreds of processes start in the tests: each would compile us anew
+unexport PYTHONDONTWRITEBYTECODE
+
 # human ratings, where this machine has them
 DATA ?= $(wildcard ../shared/data)
 
@@ -23,7 +29,8 @@ install:
 	  { echo "Python 3.11 or newer is needed; type: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[models,postgres,flower]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[models,postgres,flower]' --group dev
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # pip would on one core; templates of Python 2 fail
 	@echo $(KEY) > $(STAMP)
 
 demo: setup ## start everything, draw the example prompts under a budget, write demo/report.html
@@ -32,8 +39,8 @@ demo: setup ## start everything, draw the example prompts under a budget, write 
 up: setup ## run everything on this machine until Ctrl-C
 	$(BIN)/routet2i up
 
-test: lint ## lint, then every test that needs no accelerator
-	$(BIN)/python -m pytest
+test: lint ## lint, then every test that needs no accelerator; WORKERS=4 for more at once
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 long: setup ## the tests of the protocol for longer: every statement of every pair, thousands of orders
 	$(BIN)/python -m pytest -m long

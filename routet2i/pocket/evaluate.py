@@ -33,6 +33,7 @@ from routet2i.tiers import TierProfile, packaged, read_tiers
 
 COMMAND = "python -m routet2i.pocket.evaluate"
 SEED = 2_026  # of the held-out prompts
+CHUNK = 25  # pictures that one process of the inspector takes at once
 _LEVELS = np.linspace(0.0, 1.0, 11)  # severities of one metric's own damage
 _SCENES_PER_METRIC = 40
 _SHEET_ROWS = 12
@@ -59,10 +60,12 @@ def generate(profile: TierProfile, captions: Sequence[world.Caption], *, device:
 
 
 def inspections(pictures: Sequence[Picture], captions: Sequence[world.Caption]) -> list[Inspection]:
-    """Return what the inspector says of each picture, in several processes."""
+    """Return what the inspector says of each picture; of many, in several processes."""
     facts = [caption.facts for caption in captions]
+    if len(pictures) <= CHUNK:  # one process would get them all, and take longer to start
+        return list(map(_inspect, pictures, facts))
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_inspect, pictures, facts, chunksize=25))
+        return list(pool.map(_inspect, pictures, facts, chunksize=CHUNK))
 
 
 def _inspect(picture: Picture, facts: tuple[world.Fact, ...]) -> Inspection:

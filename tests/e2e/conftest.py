@@ -1,8 +1,10 @@
 """A real stack (`routet2i up`) in a temporary home, driven from outside as a person would."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +18,8 @@ import pytest
 from sqlalchemy import Engine
 
 from db.session import make_engine
+from scheduler.broker import LOOPBACK
+from scheduler.local import FLOWER_PORT
 
 READY_SECONDS = 120  # cold interpreters on busy cores
 
@@ -113,6 +117,16 @@ class Home:
         """Stop whatever is left."""
         if self.up is not None and self.up.poll() is None:
             self.interrupt()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_two_flowers_on_one_port() -> Iterator[None]:
+    """Hold Flower's well-known port: stacks that start at once would all find it free and want it."""
+    with socket.socket() as held:
+        with contextlib.suppress(OSError):  # another test process holds it
+            held.bind((LOOPBACK, FLOWER_PORT))
+            held.listen()
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from routet2i.contracts import JobState
 from scheduler.shadows import is_drawn
 from tests.e2e.conftest import Home, wait_for
 
-JOBS = 600  # seconds of work for fakes: enough to be in the middle of it
+JOBS = 320  # seconds of work for fakes: enough to be in the middle of it
 LASTING = ("custom_id", "tier", "state", "prompt", "seed", "image_sha256", "cost_charged_usd", "q_detail")
 
 
@@ -54,6 +54,7 @@ def test_a_killed_worker_is_replaced_and_the_batch_ends_with_the_same_rows(
     # Given a stack in the middle of a batch, a fifth of which both tiers draw
     home = fresh_home(
         lease_seconds="2",
+        resend_seconds="10",
         microbatch_jobs="32",
         predictor="random",
         shadow_share="0.2",

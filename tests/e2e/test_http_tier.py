@@ -63,6 +63,7 @@ def test_a_batch_on_a_misbehaving_paid_tier_ends_with_every_bill_on_record(
     tiers.write_text(TIERS.format(url=url, idempotent=str(honours).lower(), timeout=2, more=""))
     home = fresh_home(
         lease_seconds="3",
+        resend_seconds="10",
         microbatch_jobs="8",
         tiers=str(tiers),
         api_keys=json.dumps({"cloud": CANARY}),

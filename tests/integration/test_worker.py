@@ -301,6 +301,32 @@ def test_a_broker_whose_memory_is_full_ends_no_worker(deploy: Callable[..., Depl
     assert worker.poll() is None
 
 
+def test_a_worker_whose_process_is_still_starting_is_not_deaf(deploy: Callable[..., Deployment]) -> None:
+    # Given a worker that has heard of work, and whose process has not begun with it
+    deployment = deploy()
+    edge = deployment.submit(2, tier="edge", per_microbatch=2)
+    worker = deployment.start("edge", name="edge-1@test", ROUTET2I_RESEND_SECONDS="0.5")
+    children = psutil.Process(worker.pid).children(recursive=True)
+    for child in children:
+        child.suspend()
+    deployment.publish_all(edge, tier="edge")
+    # When it has beaten twice since, each time later than a deaf one would end itself
+    moments: set[int] = set()
+
+    def beaten() -> bool:
+        with deployment.engine.connect() as connection:
+            moments.add(connection.execute(text("SELECT heartbeat_ms FROM worker")).scalar_one())
+        return len(moments) > 2
+
+    wait_for(beaten)
+    # Then it has not ended itself, and draws as soon as its process goes on
+    assert deployment.logged("worker_deaf") == 0
+    for child in children:
+        child.resume()
+    wait_for(lambda: deployment.counts() == {"succeeded": 2})
+    assert worker.poll() is None
+
+
 def test_a_stop_finishes_the_microbatch_at_work(deploy: Callable[..., Deployment]) -> None:
     # Given a worker in the middle of a microbatch
     deployment = deploy()

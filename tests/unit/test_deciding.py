@@ -23,6 +23,7 @@ from scheduler.allocation.market import Market
 from scheduler.allocator import REASONS
 from scheduler.deciding import Decision, decide_window
 from scheduler.preview import plan
+from scheduler.preview_draft import Draft
 
 PAIR = read_tiers(packaged("pocket"))
 PRS = st.one_of(st.sampled_from([0.0, 0.25, 0.4, 0.5, 0.75, 1.0]), st.floats(0, 1))  # with many ties
@@ -207,9 +208,9 @@ def test_a_batch_that_fits_into_one_window_gets_what_its_preview_said(
     requests = [
         GenerationRequest(line_no=k + 1, custom_id=str(k), prompt="p", seed=0, n=n) for k, n in enumerate(ns)
     ]
-    planned = plan(
-        requests, [Prediction(prs=one) for one in values], tiers=tiers, yardstick=None, budget=budget
-    )
+    with Draft(tiers=tiers, yardstick=None) as draft:
+        draft.add(requests, [Prediction(prs=one) for one in values])
+        planned = plan(draft, budget=budget)
     # When it is decided in one window
     decision = make({"a": values}, limits={batch_account("a"): budget}, tiers=tiers, pictures=ns).decide()
     # Then split and money are those of the preview
