@@ -472,7 +472,10 @@ class Repository:
         write(self.engine, lambda c: workers.note_fault(c, worker=worker, fault=fault))
 
     def has_old_work(self, *, tier: str, seconds: float) -> bool:
-        """Whether a microbatch of this tier has waited for so many seconds, since its last claim if any."""
+        """Whether work of this tier was sent and waits for so many seconds, since its last claim if any.
+
+        What was not sent is no sign of a deaf worker: the scheduler may be away.
+        """
         with reading(self.engine) as connection:
             return workers.has_old_work(connection, tier=tier, seconds=seconds)
 

@@ -31,10 +31,10 @@ def note_fault(connection: Connection, *, worker: str, fault: str | None) -> Non
 
 
 def has_old_work(connection: Connection, *, tier: str, seconds: float) -> bool:
-    """Whether a microbatch waits for so long that nobody claimed; see `Repository.has_old_work`."""
+    """Whether work that was sent waits for so long; see `Repository.has_old_work`."""
     found = run(
         connection,
-        """SELECT 1 FROM microbatch m WHERE m.tier = :tier AND m.state IN ('ready', 'sent')
+        """SELECT 1 FROM microbatch m WHERE m.tier = :tier AND m.state = 'sent'
             AND m.created_ms < {NOW} - :age AND NOT EXISTS (
                 SELECT 1 FROM job j JOIN attempt a ON a.job_id = j.id AND a.microbatch_id = m.id
                 WHERE j.microbatch_id = m.id AND a.ended_ms >= {NOW} - :age) LIMIT 1""",

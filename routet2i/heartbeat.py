@@ -28,7 +28,7 @@ class Beats(Protocol):
         """Upsert the worker's row by the database's clock."""
 
     def has_old_work(self, *, tier: str, seconds: float) -> bool:
-        """Whether a microbatch of the tier waits for so long that nobody claimed it."""
+        """Whether work of the tier was sent, and waits for so long that nobody claimed it."""
 
 
 class Heartbeat:

@@ -127,6 +127,24 @@ def test_a_message_that_a_later_one_has_overtaken_is_not_waited_for(ready, shop)
     assert shop.read("SELECT id FROM microbatch WHERE state = 'ready' AND sent_at_ms > 0") == lost
 
 
+def test_old_work_is_what_was_sent_and_nobody_took_for_long(ready, shop):
+    # Given microbatches that wait for a minute, of which none was sent: their scheduler is away
+    shop.change("UPDATE microbatch SET created_ms = created_ms - 60000")
+    assert not ready.has_old_work(tier="edge", seconds=30)
+    # When one is sent, then an idle worker of its tier has not heard of it, unless it was given back just now
+    queue = FakeQueue()
+    send(ready, queue, live={}, sent_per_slot=1)
+    assert ready.has_old_work(tier="edge", seconds=30)
+    assert not ready.has_old_work(tier="edge", seconds=90)
+    (edge,) = (one for name, one in queue.messages if name == "edge")
+    claim = ready.claim(edge, tier="edge", worker="a", lease_seconds=30)
+    assert not ready.has_old_work(tier="edge", seconds=30)
+    ready.release(claim, reason="drain")
+    send(ready, queue, live={}, sent_per_slot=1)
+    assert not ready.has_old_work(tier="edge", seconds=30)
+    assert ready.has_old_work(tier="edge", seconds=-1)
+
+
 def test_any_other_error_of_a_publisher_is_not_hidden(ready):
     def broken(microbatch, profile):
         raise ZeroDivisionError
