@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from db import (
     arrivals,
@@ -537,9 +537,9 @@ class Repository:
         silence = LOST_AFTER * heartbeat_seconds
         failed: list[str] = []
 
-        def alone(step: str, work: Callable[[Connection], T], microbatch: str | None = None) -> T | None:
+        def alone(step: str, work: Callable[[], T], microbatch: str | None = None) -> T | None:
             try:
-                return write(self.engine, work)
+                return work()
             except (ServiceUnavailable, SchemaMismatch):
                 raise
             except Exception:
@@ -547,8 +547,13 @@ class Repository:
                 failed.append(step)
                 return None
 
-        resend = partial(sweeping.resend, resend_seconds=resend_seconds, silence_seconds=silence)
-        resent = alone("resend", resend)
+        resent = alone(
+            "resend",
+            lambda: write(
+                self.engine,
+                lambda c: sweeping.resend(c, resend_seconds=resend_seconds, silence_seconds=silence),
+            ),
+        )
         with reading(self.engine) as connection:
             went_back = sweeping.clock_went_back(connection, silence_seconds=silence)
         if went_back:
@@ -558,13 +563,13 @@ class Repository:
             forgotten = sweeping.forgotten(connection)
         if ended:
             failpoints.reach("mid_sweep")
-        expire = partial(sweeping.expire, max_deaths=max_deaths, innocent=innocent)
-        expired = [alone("expire", partial(expire, microbatch_id=one), one) for one in ended]
-        released = [
-            alone("release", partial(sweeping.release_forgotten, microbatch_id=one), one) for one in forgotten
-        ]
-        lost = alone("mark_lost", partial(workers.mark_lost, silence_seconds=silence))
-        alone("forget_arrivals", arrivals.forget)
+        expire = partial(self._expire, max_deaths=max_deaths, innocent=innocent)
+        expired = [alone("expire", partial(expire, one), one) for one in ended]
+        released = [alone("release", partial(self._release_forgotten, one), one) for one in forgotten]
+        lost = alone(
+            "mark_lost", lambda: write(self.engine, lambda c: workers.mark_lost(c, silence_seconds=silence))
+        )
+        alone("forget_arrivals", lambda: write(self.engine, arrivals.forget))
         ours = [one for one in expired if one is not None]
         return SweepReport(
             resent=resent or 0,
@@ -576,6 +581,15 @@ class Repository:
             cancelled=sum(one.cancelled for one in ours),
             failed=len(failed),
         )
+
+    def _expire(self, microbatch_id: str, *, max_deaths: int, innocent: bool) -> sweeping.Expired | None:
+        return write(
+            self.engine,
+            lambda c: sweeping.expire(c, microbatch_id, max_deaths=max_deaths, innocent=innocent),
+        )
+
+    def _release_forgotten(self, microbatch_id: str) -> bool:
+        return write(self.engine, lambda c: sweeping.release_forgotten(c, microbatch_id))
 
     def recount_waiting(self) -> int:
         """Count anew what waits, in each batch where the count is wrong; return how many batches those were.

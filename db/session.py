@@ -101,8 +101,8 @@ def make_engine(url: str) -> Engine:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     """Give the driver's transactions to us, and set what reliability.md section 16 asks for."""
     connection.isolation_level = None
+    _use_log(connection)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",
         f"busy_timeout={BUSY_MS}",
         "foreign_keys=ON",
@@ -110,6 +110,19 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "cache_size=-65536",  # KiB: the indexes of a million jobs' hot end
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Let the file have a write-ahead log; while it is new, another program may be making it."""
+    until = _patience()
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "database is locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(random.uniform(0.5, 1.5) * TURN_SECONDS)  # noqa: S311 - jitter, not a secret
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -7,15 +7,16 @@ promise was broken (or, with --controls, if any control was not caught).
 import argparse
 import json
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from routet2i.figures import read_report, write_report
-from tests.chaos import table
+from tests.chaos import series, table
 from tests.chaos.campaign import Plan, Verdict, run
 from tests.chaos.world import Shape
 
+OF_SERIES = ("--seed", "--runs", "--minutes", "--at-once", "--verdicts", "--report", "--part")
 PAID = {"own": "", "http": ", paid cloud", "keys": ", paid cloud that bills a key once"}
 
 
@@ -36,6 +37,10 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="ids of faults, comma separated: F1,F3,F4b")
     parser.add_argument("--minutes", type=float, help="go on with further seeds for so long")
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side, each a process of its own")
+    parser.add_argument(
+        "--verdicts", type=Path, help="JSON lines: runs of this kind that it has are counted and not repeated"
+    )
     parser.add_argument("--lease", type=float, default=2.0, help="seconds of a worker's claim")
     parser.add_argument("--alone", action="store_true", help="one fault at a time, with time to recover")
     parser.add_argument("--full", action="store_true", help="long kinds, too, and 2 to 5 schedulers by seed")
@@ -63,12 +68,10 @@ def main() -> None:
         lease_seconds=args.lease,
         full=args.full or bool(only),
     )
-    verdicts: list[Verdict] = []
-    began = time.monotonic()
-    while len(verdicts) < args.runs or (args.minutes and time.monotonic() - began < 60 * args.minutes):
-        seed = args.seed + len(verdicts)
-        print(f"run {len(verdicts) + 1}: seed {seed}, {part}", file=sys.stderr)
-        verdict = run(
+
+    def one(seed: int) -> Verdict:
+        print(f"seed {seed}, {part}", file=sys.stderr)
+        return run(
             Plan(
                 seed=seed,
                 jobs=args.jobs,
@@ -80,14 +83,27 @@ def main() -> None:
                 keep=args.keep and args.keep / f"seed-{seed}",
             )
         )
-        verdicts.append(verdict)
-        print(
-            f"  {'holds' if verdict.holds else 'BROKEN ' + ', '.join(verdict.breaches)} "
-            f"after {verdict.seconds:.0f} s",
-            file=sys.stderr,
-        )
+
+    def note(verdict: Verdict) -> None:
+        told = "holds" if verdict.holds else "BROKEN " + ", ".join(verdict.breaches)
+        print(f"  seed {verdict.seed} {told} after {verdict.seconds:.0f} s", file=sys.stderr, flush=True)
+        line = json.dumps(verdict.as_json())
         if args.json:
-            print(json.dumps(verdict.as_json()), flush=True)
+            print(line, flush=True)
+        if args.verdicts:
+            with args.verdicts.open("a", encoding="utf-8") as file:
+                print(line, file=file)
+
+    kind = (args.database, args.broker, args.cloud, args.jobs)
+    verdicts = series.play(
+        one if args.at_once == 1 else series.in_process(_without_series(sys.argv[1:])),
+        first=args.seed,
+        runs=args.runs,
+        minutes=args.minutes,
+        at_once=args.at_once,
+        before=series.known(args.verdicts, like=lambda v: (v.database, v.broker, v.cloud, v.jobs) == kind),
+        note=note,
+    )
     print(table.as_text(verdicts, shape), file=sys.stderr if args.json else sys.stdout)
     if args.report:
         part = args.part or part
@@ -95,6 +111,20 @@ def main() -> None:
         before = read_report(args.report) if args.report.exists() else []
         write_report(args.report, [r for r in before if not r.figure.startswith(f"{part}:")] + rows)
     sys.exit(any(not verdict.holds for verdict in verdicts))
+
+
+def _without_series(words: Sequence[str]) -> list[str]:
+    """Return the arguments of one run among several."""
+    kept, skip = [], False
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in OF_SERIES:
+            skip = not value
+        elif skip:
+            skip = False
+        else:
+            kept.append(word)
+    return kept
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class FragileGenerator(FakeGenerator):
     def _take_time(self) -> None:
         left = self._seconds
         while (left > 0 and not self._hands.has("quick")) or self._hands.has("endless"):
-            time.sleep(min(left, SLICE_SECONDS))
+            time.sleep(min(left, SLICE_SECONDS) if left > 0 else SLICE_SECONDS)
             left -= SLICE_SECONDS / (SLOWER if self._hands.has("slow") else 1)
 
 
