@@ -141,14 +141,18 @@ def figures(verdicts: Sequence[Verdict], shape: Shape, *, part: str, command: st
     for fault in FAULTS:
         found, other = alone.get(fault.id, []), disturbed.get(fault.id, [])
         name = f"recovery, {fault.id} {fault.sentence}"
+        amid = f"{max(other):.2f} amid another fault, {len(other)} times" if other else ""
         if found:
             yield row(
                 name,
                 round(max(found), 2),
-                f"s at most, p50 {median(found):.2f} s of {len(found)}",
+                f"s at most, p50 {median(found):.2f} s of {len(found)}" + (f"; {amid}" if amid else ""),
                 target=f"within {allowed(fault, shape):g}",
                 holds=max(found) <= allowed(fault, shape),
             )
-        if other:
-            told = f"s at most, p50 {median(other):.2f} s of {len(other)}"
-            yield row(f"{name}, while another fault struck", round(max(other), 2), told)
+        elif other:
+            yield row(
+                name,
+                round(max(other), 2),
+                f"s at most, p50 {median(other):.2f} s of {len(other)}, each amid another fault",
+            )
