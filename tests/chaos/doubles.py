@@ -71,7 +71,7 @@ def written_in_place() -> None:
         with target.open("wb") as file:
             file.write(png[: len(png) // 2])
             file.flush()
-            time.sleep(0.05)  # a slow disk
+            time.sleep(0.4)  # a slow disk, so that most kills come amid a picture
             file.write(png[len(png) // 2 :])
         return name
 
