@@ -78,7 +78,7 @@ CONTROLS: tuple[Control, ...] = (
         must_break="I5",
         plan=Plan(
             seed=5, jobs=300, strikes=8, only=("F1a", "F1b", "F10"), poison=0, rest_seconds=60, pairs=False,
-            shape=Shape(double="written_in_place", double_in=("worker",)),
+            shape=Shape(double="written_in_place", double_in=("worker",), picture_seconds=0.01),
         ),
     ),
     Control(
