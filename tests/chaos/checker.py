@@ -100,7 +100,7 @@ def _jobs(connection: Connection, found: Findings, promised: Promised) -> None:
     found.counts |= {"jobs": sum(states.values()), "lost": states.get("none", 0)}
     found.counts |= {state: states.get(state, 0) for state in ("succeeded", "failed", "cancelled")}
     if states.get("none"):
-        found.breaches["I1"].append(f"{states['none']} jobs have no outcome")
+        found.breaches["I1"] += [f"{states['none']} jobs have no outcome", _stuck(connection)]
     there = {
         row.id: row.n_accepted
         for row in run(connection, "SELECT id, n_accepted FROM batch WHERE client <> 'shadow'")
@@ -129,6 +129,28 @@ def _jobs(connection: Connection, found: Findings, promised: Promised) -> None:
         found.breaches["healthy"].append(
             f"job {row.custom_id} {row.state}: {row.error_class}: {row.error}"[:200]
         )
+
+
+def _stuck(connection: Connection) -> str:
+    """Say where the first jobs without an outcome stand, and who could have drawn them."""
+    jobs = run(
+        connection,
+        """SELECT j.custom_id, j.state, m.tier, m.state AS microbatch, m.deliveries, m.deaths, m.fence,
+                {NOW} - m.sent_at_ms AS sent_ago, m.lease_until_ms - {NOW} AS leased
+            FROM job j LEFT JOIN microbatch m ON m.id = j.microbatch_id
+            WHERE NOT EXISTS (SELECT 1 FROM outcome o WHERE o.job_id = j.id) ORDER BY j.id LIMIT 5""",
+    )
+    workers = run(
+        connection, "SELECT id, state, {NOW} - heartbeat_ms AS silent, fault FROM worker ORDER BY id"
+    )
+    told = [
+        f"{row.custom_id} is {row.state}, its microbatch of {row.tier} {row.microbatch} after "
+        f"{row.deliveries} messages, {row.deaths} deaths, {row.fence} claims, sent {row.sent_ago} ms ago, "
+        f"leased for {row.leased} ms more"
+        for row in jobs
+    ]
+    told += [f"{row.id} {row.state}, heard {row.silent} ms ago, fault {row.fault}" for row in workers]
+    return "; ".join(told)
 
 
 def _poison(connection: Connection, found: Findings, promised: Promised, *, max_deaths: int) -> None:
