@@ -40,7 +40,8 @@ def hostile_lines(world: World, draw: Random) -> Sequence[Wound]:
     batch = world.load.send(path, None, jobs=None)
     if batch is None:
         return []
-    lines = sum(1 for line in path.read_bytes().split(b"\n") if line.strip())
+    content = path.read_bytes().split(b"\n")
+    lines = sum(1 for line in content if line.decode("utf-8", "replace").strip())  # blank as Unicode has it
     _require(world, batch, lines=lines)
     return [Wound(since_ms=since, signs=("window",))]
 
