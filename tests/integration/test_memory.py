@@ -128,8 +128,8 @@ def test_changes_of_leader_cost_a_batch_no_gain(repository, shop):
             window(repository, memory)
         assert shop.read("SELECT count(*) FROM job WHERE state = 'queued'") == 0
         gains.append(gain(shop, batch_id))
-    # Then both gain the same
-    assert gains[1] == pytest.approx(gains[0], rel=0.002)
+    # Then the changes cost nothing
+    assert gains[1] >= 0.998 * gains[0]
 
 
 def test_what_another_version_has_predicted_is_not_believed(repository):

@@ -5,7 +5,7 @@ from tests.allocation import writers
 from tests.allocation.overspend import under_fire
 from tests.allocation.workload import Workload, excess
 
-SMALL = Workload(processes=2, threads=4, schedulers=2, kills=1, seconds=3.0, limit=600_000)
+SMALL = Workload(processes=2, threads=4, schedulers=2, kills=1, seconds=9.0, limit=600_000)
 
 
 def test_no_limit_is_exceeded_by_writers_of_which_some_are_killed(engine):

@@ -202,7 +202,7 @@ def test_the_packaged_paid_tier_is_complete() -> None:
     assert cloud.endpoint == "https://api.openai.com/v1"
     assert cloud.parameters["quality"] == "medium"
     assert not cloud.idempotent
-    assert cloud.price(2, width=1536, height=1024) == 132_000
+    assert cloud.price(2, width=1536, height=1024) == 131_000
 
 
 def test_a_paid_tier_needs_no_key_of_a_model_of_our_own(tmp_path: Path) -> None:
