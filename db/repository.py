@@ -557,7 +557,10 @@ class Repository:
         with reading(self.engine) as connection:
             went_back = sweeping.clock_went_back(connection, silence_seconds=silence)
         if went_back:
-            write(self.engine, lambda c: sweeping.follow_clock(c, silence_seconds=silence))
+            alone(
+                "follow_clock",
+                lambda: write(self.engine, lambda c: sweeping.follow_clock(c, silence_seconds=silence)),
+            )
         with reading(self.engine) as connection:
             ended = sweeping.expired_claims(connection)
             forgotten = sweeping.forgotten(connection)

@@ -107,7 +107,9 @@ def main() -> None:
     print(table.as_text(verdicts, shape), file=sys.stderr if args.json else sys.stdout)
     if args.report:
         part = args.part or part
-        rows = list(table.figures(verdicts, shape, part=part, command="make chaos"))
+        short = args.cloud == "own" and args.broker == "none" and not (args.full or args.alone)
+        command = "make chaos" if short else "make chaos-full"
+        rows = list(table.figures(verdicts, shape, part=part, command=command))
         before = read_report(args.report) if args.report.exists() else []
         write_report(args.report, [r for r in before if not r.figure.startswith(f"{part}:")] + rows)
     sys.exit(any(not verdict.holds for verdict in verdicts))

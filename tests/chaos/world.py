@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from tests.chaos.disks import Disk, Place, own_disk
 from tests.chaos.hands import Hands
 from tests.chaos.load import Load
 from tests.chaos.relay import Relay
+from tests.folders import stack_folder
 
 Broker = Literal["none", "aof"]
 TIERS = ("edge", "cloud")
@@ -279,12 +279,7 @@ class World:
 def running(shape: Shape, *, seed: int, keep: Path | None = None) -> Iterator[World]:
     """Yield a world and end it; its files are deleted unless `keep` names a folder for them."""
     with contextlib.ExitStack() as stack:
-        if keep is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="routet2i-chaos-")))
-        else:
-            folder = keep
-            folder.mkdir(parents=True)
-        folder.chmod(0o755)  # PostgreSQL runs as another user if we are root
+        folder = stack_folder(stack, keep=keep, prefix="routet2i-chaos-")
         home = folder / "home"
         folders: Mapping[Place, Path] = {
             "pictures": Settings(home=home).pictures,

@@ -7,7 +7,6 @@ measured. Nothing stands between the parts: no relay, no stand-in but the models
 import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from routet2i.settings import Settings
 from routet2i.worker import worker_command
 from scheduler.broker import prepare
 from tests.chaos.crew import Crew, Member
+from tests.folders import stack_folder
 from tests.postgresql import PostgresqlServer
 
 Database = Literal["sqlite", "postgresql"]
@@ -189,12 +189,7 @@ class Stack:
 def running(shape: Shape, *, keep: Path | None = None) -> Iterator[Stack]:
     """Yield a stack and end it; its files are deleted unless `keep` names a folder for them."""
     with contextlib.ExitStack() as closing:
-        if keep is None:
-            folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="routet2i-soak-")))
-        else:
-            folder = keep
-            folder.mkdir(parents=True)
-        folder.chmod(0o755)  # PostgreSQL runs as another user if we are root
+        folder = stack_folder(closing, keep=keep, prefix="routet2i-soak-")
         server = None
         if shape.database == "postgresql":
             server = PostgresqlServer(folder / "postgresql")
