@@ -32,7 +32,8 @@ install:
 	  { echo "Python 3.11 or newer is needed; type: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[models,postgres,flower]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt \
+	  -e '.[models,postgres,flower,api,parquet]' --group dev
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # pip would on one core; templates of Python 2 fail
 	@echo $(KEY) > $(STAMP)
 

@@ -161,10 +161,14 @@ def rows(
     job_id: str | None = None,
     state: JobState | None = None,
     tier: str | None = None,
+    numbered: bool = False,
 ) -> Generator[dict[str, Any]]:
     """Yield rows of the view `job_audit` in file order, a job's pictures by index; filters are joined by AND.
 
     The database is read while rows are taken: close the iterator, or take them all.
+
+    Args:
+        numbered: begin each row with `line_no`, the job's line in its file.
     """
     filters = {"batch_id": batch_id, "job_id": job_id, "state": state and state.value, "tier": tier}
     chosen = {column: value for column, value in filters.items() if value is not None}
@@ -173,7 +177,8 @@ def rows(
         reading(engine) as connection,
         run(
             connection.execution_options(yield_per=FETCHED),
-            f"""SELECT v.* FROM job_audit v JOIN job j ON j.id = v.job_id
+            f"""SELECT {"j.seq AS line_no, " if numbered else ""}v.*
+                FROM job_audit v JOIN job j ON j.id = v.job_id
                 WHERE {where} ORDER BY j.batch_id, j.seq, v.seed""",  # noqa: S608 - names of this module
             chosen,
         ) as result,

@@ -54,10 +54,10 @@ preview_line = Table(
     Column("preview_id", Text, ForeignKey("preview.id"), primary_key=True),
     Column("seq", Integer, primary_key=True),  # line of the user's file
     Column("tier", Text, nullable=False),  # this and the rest: the assignment of the job it becomes
-    Column("reason", Text, nullable=False),
-    Column("prs", Float, nullable=False),
-    Column("threshold", Float, nullable=False),
-    Column("micro_usd", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),  # a code of scheduler.allocator.REASONS
+    Column("prs", Float, nullable=False),  # predicted superiority of edge over cloud, [0, 1]
+    Column("threshold", Float, nullable=False),  # below it a job goes to the cloud
+    Column("micro_usd", BigInteger, nullable=False),  # for all its pictures
     Column("scores", Text, nullable=False),  # JSON, tier -> metric -> predicted [0, 1]
     CheckConstraint("micro_usd >= 0", name="amount"),
     sqlite_with_rowid=False,
@@ -104,7 +104,7 @@ batch = Table(
 client = Table(
     "client",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Text, primary_key=True),  # as its batches name it
     Column("weight", Integer, nullable=False),  # share of a window's places, beside the others' weights
     Column("virtual", BigInteger, nullable=False),  # ticks of virtual time at which its next job starts
     CheckConstraint("weight >= 1", name="weight"),
@@ -126,7 +126,7 @@ waiting = Table(
 arrivals = Table(
     "arrivals",
     metadata,
-    Column("client", Text, primary_key=True),
+    Column("client", Text, primary_key=True),  # whose jobs came
     Column("slot_ms", BigInteger, primary_key=True),  # when it began, milliseconds since 1970
     Column("jobs", BigInteger, nullable=False),  # submitted in it
     Column("pictures", BigInteger, nullable=False),  # wanted by them
@@ -158,7 +158,7 @@ decision_window = Table(
     Column("n_fallback", Integer, nullable=False),  # jobs the ledger sent to the fallback tier
     Column("available_micro_usd", BigInteger),  # what it could spend; NULL = unlimited
     Column("solve_us", BigInteger, nullable=False),  # microseconds the decision took
-    Column("committed_ms", BigInteger, nullable=False),
+    Column("committed_ms", BigInteger, nullable=False),  # when its decision became permission
     Column("reached", BigInteger, nullable=False, server_default="0"),  # ticks of virtual time served so far
     Index("ix_decision_window_reached", "reached"),
 )
@@ -205,7 +205,7 @@ microbatch = Table(
     Column("id", Text, primary_key=True),
     Column("batch_id", Text, ForeignKey("batch.id"), nullable=False),
     Column("window_id", Text, ForeignKey("decision_window.id"), nullable=False),  # that formed it
-    Column("tier", Text, nullable=False),
+    Column("tier", Text, nullable=False),  # whose workers may claim it
     Column("width", Integer, nullable=False),  # pixels
     Column("height", Integer, nullable=False),
     Column("state", Text, nullable=False),  # contracts.MicrobatchState
@@ -254,8 +254,8 @@ job = Table(
     Column("batch_id", Text, ForeignKey("batch.id"), nullable=False),
     Column("seq", Integer, nullable=False),  # line of the user's file
     Column("custom_id", Text, nullable=False),  # the user's own id; data, never a path
-    Column("prompt", Text, nullable=False),
-    Column("negative_prompt", Text),
+    Column("prompt", Text, nullable=False),  # what is to be drawn
+    Column("negative_prompt", Text),  # what is not
     Column("seed", BigInteger, nullable=False),  # of the first picture
     Column("width", Integer),  # pixels; NULL = the tier's own
     Column("height", Integer),
@@ -355,11 +355,11 @@ attempt = Table(
     Column("job_id", Text, ForeignKey("job.id"), primary_key=True),
     Column("microbatch_id", Text, ForeignKey("microbatch.id"), primary_key=True),
     Column("fence", Integer, primary_key=True),  # of the claim
-    Column("worker_id", Text, nullable=False),
+    Column("worker_id", Text, nullable=False),  # whose claim it was
     Column("started_ms", BigInteger, nullable=False),  # the claim
     Column("ended_ms", BigInteger),  # NULL = running; written once
     Column("error_class", Text),  # NULL = it succeeded, or runs
-    Column("error", Text),
+    Column("error", Text),  # in words
     sqlite_with_rowid=False,
 )
 
@@ -376,8 +376,8 @@ outcome = Table(
     Column("model_id", Text),
     Column("model_revision", Text),
     Column("settings", Text),  # JSON: steps, guidance, dtype, device, versions
-    Column("error_class", Text),
-    Column("error", Text),
+    Column("error_class", Text),  # why there is no picture; NULL = there is
+    Column("error", Text),  # in words
     Column("at_ms", BigInteger, nullable=False),
     CheckConstraint("state IN ('succeeded', 'failed', 'cancelled')", name="state"),
     CheckConstraint("state = 'cancelled' OR fence IS NOT NULL", name="fence"),
@@ -390,7 +390,7 @@ picture = Table(
     Column("job_id", Text, ForeignKey("outcome.job_id"), primary_key=True),
     Column("idx", Integer, primary_key=True),  # 0-based among the job's pictures
     Column("sha256", Text, nullable=False),  # of the PNG bytes: its name in the store
-    Column("seed", BigInteger, nullable=False),
+    Column("seed", BigInteger, nullable=False),  # it was drawn from
     Column("width", Integer, nullable=False),  # pixels
     Column("height", Integer, nullable=False),
     Column("scores", Text, nullable=False),  # JSON, metric -> measured [0, 1]
@@ -436,7 +436,7 @@ call = Table(
     Column("overrun", BigInteger, nullable=False, server_default="0"),  # of cost_actual, beyond permission
     Column("image_sha256", Text),  # of the stored picture; NULL = none came
     Column("error", Text),  # why no picture came, or why nobody knows
-    Column("created_ms", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),  # when it was permitted
     Column("settled_ms", BigInteger),  # last change of state
     UniqueConstraint("idem_key", name="uq_call_idem_key"),
     CheckConstraint("state IN ('intent', 'charged', 'unknown', 'void')", name="state"),
@@ -484,15 +484,22 @@ ledger = Table(
     Column("id", BIG_KEY, primary_key=True),  # order of posting
     Column("event_id", Text, nullable=False),  # reserve:<microbatch>, settle:<job>, release:<either> ...
     Column("budget_id", Text, nullable=False),  # an event is posted once to each account it concerns
-    Column("period", Text, nullable=False),
+    Column("period", Text, nullable=False),  # of that budget
     Column("kind", Text, nullable=False),  # a key of db.ledger.MOVES
     Column("from_side", Text, nullable=False),  # db.ledger.Side that has less by this
     Column("to_side", Text, nullable=False),  # db.ledger.Side that has more
-    Column("micro_usd", BigInteger, nullable=False),
+    Column("micro_usd", BigInteger, nullable=False),  # that moved
     Column("policy_id", BIG_KEY, ForeignKey("budget_policy.id")),  # that granted it
     Column("at_ms", BigInteger, nullable=False),
     ForeignKeyConstraint(["budget_id", "period"], ["budget.id", "budget.period"]),
     UniqueConstraint("event_id", "budget_id", "period", name="uq_ledger_event"),
+    Index(  # purchases whose answer was lost: few beside all lines
+        "ix_ledger_unknown",
+        "budget_id",
+        "period",
+        sqlite_where=text("from_side = 'unknown' OR to_side = 'unknown'"),
+        postgresql_where=text("from_side = 'unknown' OR to_side = 'unknown'"),
+    ),
     CheckConstraint("micro_usd >= 0", name="amount"),
     CheckConstraint(
         "(kind = 'grant' AND from_side = 'owner' AND to_side = 'available')"
@@ -512,12 +519,12 @@ worker = Table(
     "worker",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("tier", Text, nullable=False),
-    Column("device", Text, nullable=False),
+    Column("tier", Text, nullable=False),  # whose microbatches it takes
+    Column("device", Text, nullable=False),  # cpu, cuda:0 ...
     Column("version", Text, nullable=False),  # of this program
     Column("state", Text, nullable=False),  # idle, busy, draining, stopped, lost
     Column("started_ms", BigInteger, nullable=False),
-    Column("heartbeat_ms", BigInteger, nullable=False),
+    Column("heartbeat_ms", BigInteger, nullable=False),  # its last sign of life
     Column("fault", Text),  # why it gave its last microbatch back; NULL = it is well
     Column("fault_ms", BigInteger),  # when that was
     CheckConstraint("state IN ('idle', 'busy', 'draining', 'stopped', 'lost')", name="state"),
@@ -526,10 +533,10 @@ worker = Table(
 leader = Table(
     "leader",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("holder", Text, nullable=False),
+    Column("name", Text, primary_key=True),  # of the office: scheduler
+    Column("holder", Text, nullable=False),  # the process that has it
     Column("term", BigInteger, nullable=False),  # grows with every election
-    Column("expires_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),  # until when, unless it is renewed
 )
 
 predictor = Table(
@@ -541,7 +548,7 @@ predictor = Table(
     Column("data_sha256", Text, nullable=False),  # of training prompts and scores
     Column("prompts", Integer, nullable=False),  # it was trained on
     Column("figures", Text, nullable=False),  # JSON object: what it is worth
-    Column("created_ms", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),  # when it was registered
     Column("weights", LargeBinary, nullable=False),  # safetensors; last, so that lists need not read over it
     Index("ix_predictor_name", "name", "created_ms"),
 )
@@ -554,4 +561,21 @@ promotion = Table(
     Column("who", Text, nullable=False),  # a person, or the name of a policy
     Column("reason", Text, nullable=False),  # in their words
     Column("at_ms", BigInteger, nullable=False),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sha256", Text, nullable=False),  # of the key, which stands nowhere
+    Column("shown", Text, nullable=False),  # how it begins, so that its owner knows it again
+    Column("client", Text, nullable=False),  # whose batches it submits
+    Column("role", Text, nullable=False),  # submitter, auditor, admin
+    Column("name", Text, nullable=False),  # for people
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),  # NULL = never
+    Column("revoked_ms", BigInteger),  # NULL = it is good
+    Column("used_ms", BigInteger),  # when it was used last, to about a minute; NULL = never
+    Index("ix_api_key_sha256", "sha256", unique=True),
+    CheckConstraint("role IN ('submitter', 'auditor', 'admin')", name="role"),
 )

@@ -28,6 +28,7 @@ from db import (
     decided,
     dispatching,
     intake,
+    keys,
     leader,
     lookup,
     pairs,
@@ -47,6 +48,7 @@ from db import (
 )
 from db.budgets import NotOpen
 from db.clients import ClientRow
+from db.keys import KeyRow, Role
 from db.pairs import ShadowPair, ShadowSpending
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
@@ -308,6 +310,33 @@ class Repository:
         """Return every client that was served, waits or has a weight, by name, without the shadows'."""
         with reading(self.engine) as connection:
             return clients.rows(connection)
+
+    # keys of the HTTP interface
+
+    def add_key(self, secret: str, *, client: str, role: Role, name: str, seconds: int | None = None) -> str:
+        """Let a key in, for so many seconds or for ever, and return its id; the key itself is not stored."""
+        return write(
+            self.engine,
+            lambda c: keys.add(c, secret, client=client, role=role, name=name, seconds=seconds),
+        )
+
+    def find_key(self, sha256: str) -> KeyRow | None:
+        """Return the key with this hash, if it is good now, and note that it is used."""
+        with reading(self.engine) as connection:
+            found = keys.find(connection, sha256)
+            now = budgets.now(connection)
+        if found is not None and (found.used_ms is None or found.used_ms < now - keys.USED_EVERY_MS):
+            write(self.engine, lambda c: keys.touch(c, found.id))
+        return found
+
+    def revoke_key(self, key_id: str) -> bool:
+        """End a key; False if it had ended already. Raises NotFound."""
+        return write(self.engine, lambda c: keys.revoke(c, key_id))
+
+    def api_keys(self) -> list[KeyRow]:
+        """Return every key without its secret, the newest first."""
+        with reading(self.engine) as connection:
+            return keys.rows(connection)
 
     # budgets
 

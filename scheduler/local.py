@@ -1,4 +1,4 @@
-"""One machine: the embedded broker, the scheduler, a worker per routed tier and Flower, as children.
+"""One machine: the embedded broker, the scheduler, a worker per routed tier, the HTTP interface and Flower.
 
 It knows processes: how each is started, restarted, drained in order and, if need be, killed; and the file
 HOME/run/stack.json that tells where they are. It knows neither jobs nor money. All children write one log.
@@ -25,6 +25,7 @@ from typing import IO
 from pydantic import SecretStr
 
 from db.integrity import damage, refuse_network_disk
+from db.keys import Role, new_secret
 from db.repository import Repository
 from db.session import make_engine, upgrade
 from routet2i.celery_app import LONGEST_SECONDS
@@ -36,6 +37,9 @@ from scheduler import broker
 from scheduler.running import stack_file
 
 FLOWER_PORT = 5555  # its well-known one, if it is free
+API_PORT = 8765  # if it is free
+LOCAL_CLIENT = "default"  # whose key `up` makes: the client of `submit` without --client
+LOCAL_KEY = "routet2i up"  # its name
 BROKER_TRIES = 3  # the port was free when we looked, not for sure when the server looks
 BROKER_SECONDS = 10.0  # until it answers
 READY_SECONDS = 120.0  # until every worker has beaten once: two cold interpreters on one busy core
@@ -54,6 +58,14 @@ class FlowerAccess:
     url: str
     user: str
     password: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApiAccess:
+    """Where the HTTP interface listens, and an administrator's key to it."""
+
+    url: str
+    key: str
 
 
 @dataclass(kw_only=True)
@@ -86,6 +98,7 @@ class Stack:
         """
         self.settings = settings  # with the broker's address, once started
         self.flower: FlowerAccess | None = None
+        self.api: ApiAccess | None = None
         self.log = settings.home.resolve() / "logs" / "stack.log"
         self._run = settings.home.resolve() / "run"
         self._say = say
@@ -177,10 +190,37 @@ class Stack:
                     defaults={"OMP_NUM_THREADS": str(threads)}
                 ),
             )
+        self._prepare_api()
         self._prepare_flower()
         for child in self._children.values():
             if not child.is_alive:
                 self._start_child(child)
+
+    def _prepare_api(self) -> None:
+        if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+            self._say("the HTTP interface is not installed; type: pip install 'routet2i[api]'")
+            return
+        port = API_PORT if broker.is_free(API_PORT) else broker.free_port()
+        self.api = ApiAccess(url=f"http://{broker.LOOPBACK}:{port}", key=self._new_key())
+        self._children["api"] = _Child(
+            name="api",
+            command=lambda _: [sys.executable, "-m", "scheduler.cli", "serve", "--port", str(port)],
+            environment=self.settings.child_environment(defaults={}),
+        )
+
+    def _new_key(self) -> str:
+        """Return an administrator's key of this start; those of former starts end."""
+        secret = new_secret()
+        engine = make_engine(self.settings.database)
+        try:
+            repository = Repository(engine)
+            for old in repository.api_keys():
+                if old.name == LOCAL_KEY and old.revoked_ms is None:
+                    repository.revoke_key(old.id)
+            repository.add_key(secret, client=LOCAL_CLIENT, role=Role.ADMIN, name=LOCAL_KEY)
+        finally:
+            engine.dispose()
+        return secret
 
     def _prepare_flower(self) -> None:
         if find_spec("flower") is None:
@@ -219,6 +259,8 @@ class Stack:
     def is_ready(self) -> bool:
         """Whether every process but Flower, which only looks, lives, and every worker has beaten."""
         if not all(child.is_alive for name, child in self._children.items() if name != "flower"):
+            return False
+        if self.api is not None and not _is_served(self.api.url):
             return False
         engine = make_engine(self.settings.database)
         try:
@@ -265,13 +307,14 @@ class Stack:
         child.process = None
 
     def stop(self, *, hurry: Callable[[], bool]) -> None:
-        """Drain: the scheduler first, then the workers finish their microbatch, then Flower, broker last.
+        """Drain: door and scheduler, then workers, who finish their microbatch, then Flower and the broker.
 
         Args:
             hurry: asked again and again; once true, the rest is killed.
         """
         workers = set(self.workers.values())
         for names, seconds in (
+            ({"api"}, OTHER_STOP_SECONDS),
             ({"scheduler"}, SCHEDULER_STOP_SECONDS),
             (workers, WORKER_STOP_SECONDS),
             ({"flower"}, OTHER_STOP_SECONDS),
@@ -330,6 +373,7 @@ class Stack:
             "flower": None
             if self.flower is None
             else {"url": self.flower.url, "user": self.flower.user, "password": self.flower.password},
+            "api": None if self.api is None else {"url": self.api.url, "key": self.api.key},
             "log": str(self.log),
             "processes": {
                 name: child.process.pid for name, child in self._children.items() if child.process is not None
@@ -341,6 +385,14 @@ class Stack:
         new.touch(mode=0o600)
         new.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         new.replace(path)
+
+
+def _is_served(url: str) -> bool:
+    """Whether the HTTP interface answers."""
+    port = int(url.rsplit(":", 1)[1])
+    with contextlib.suppress(OSError), socket.create_connection((broker.LOOPBACK, port), timeout=1):
+        return True
+    return False
 
 
 def _take_lock(folder: Path) -> IO[str]:

@@ -48,13 +48,16 @@ def make_app() -> typer.Typer:
         budgets,
         checks,
         clients,
+        keys,
         predictors,
         preview,
         processes,
         pruning,
         results,
         retrying,
+        serve,
         simulate,
+        sql,
         stack,
     )
 
@@ -67,6 +70,7 @@ def make_app() -> typer.Typer:
         batches.status,
         results.results,
         results.audit,
+        sql.sql,
         batches.cancel,
         retrying.retry,
         simulate.simulate,
@@ -76,10 +80,12 @@ def make_app() -> typer.Typer:
         backups.restore,
         processes.worker,
         processes.scheduler,
+        serve.serve,
     ):
         app.command()(command)
     app.add_typer(budgets.budget, name="budget")
     app.add_typer(clients.client, name="client")
+    app.add_typer(keys.key, name="key")
     app.add_typer(processes.db, name="db")
     app.add_typer(predictors.predictor, name="predictor")
     return app

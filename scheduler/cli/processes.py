@@ -19,6 +19,7 @@ from routet2i.pulse import Pulse
 from routet2i.settings import Settings, share_cores
 from routet2i.worker import worker_command
 from scheduler import broker
+from scheduler.cli import databases
 from scheduler.cli.batches import Json
 from scheduler.cli.interrupts import Interrupts
 from scheduler.cli.session import open_repository, read_settings
@@ -28,7 +29,9 @@ from scheduler.predictor.live import follow
 from scheduler.running import find_broker
 from scheduler.service import Scheduler
 
-db = typer.Typer(no_args_is_help=True, help="Create the database, or ask for its schema.")
+db = typer.Typer(no_args_is_help=True, help="The database: create it, describe it, say who may read it.")
+db.command()(databases.schema)
+db.command()(databases.grant)
 
 
 @db.command()

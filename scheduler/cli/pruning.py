@@ -3,30 +3,18 @@
 It parses and prints; what happens is `scheduler.pruning`.
 """
 
-import re
 from typing import Annotated
 
 import typer
 
-from routet2i.errors import UsageError
 from routet2i.images import STALE_SECONDS, ImageStore
 from scheduler.cli.batches import Json
 from scheduler.cli.people import who
 from scheduler.cli.session import open_repository, read_settings
 from scheduler.cli.show import as_json, console, write_line
+from scheduler.cli.spans import span_seconds
 from scheduler.pruning import Pruned
 from scheduler.pruning import prune as prune_pictures
-
-SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
-
-
-def span_seconds(text: str) -> float:
-    """Return a span such as 30d, 12h or 8w in seconds; raises UsageError."""
-    found = re.fullmatch(r"(\d{1,5})([hdw])", text)
-    seconds = int(found[1]) * SECONDS[found[2]] if found else 0.0
-    if seconds < STALE_SECONDS:
-        raise UsageError(f"{text!r} is no span of at least one hour; write e.g. --older-than 30d (h, d, w)")
-    return seconds
 
 
 def prune(
@@ -49,7 +37,7 @@ def prune(
     Example: routet2i prune --older-than 30d --dry-run
     """
     settings = read_settings(ctx)
-    seconds = span_seconds(older_than)
+    seconds = span_seconds(older_than, option="--older-than", least=STALE_SECONDS)
     repository = open_repository(settings)
     pruned = prune_pictures(
         repository,

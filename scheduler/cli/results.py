@@ -19,6 +19,7 @@ from routet2i.contracts import JobState
 from routet2i.errors import UsageError
 from scheduler.allocator import REASONS
 from scheduler.cli.batches import Json
+from scheduler.cli.exports import write_file
 from scheduler.cli.session import open_repository, read_settings
 from scheduler.cli.show import as_json, clean, console, money, shortened, table, write_csv, write_line
 
@@ -30,7 +31,8 @@ def results(
     ctx: typer.Context,
     batch: Annotated[str, typer.Argument(help="Id, the beginning of an id, or 'last'.")] = "last",
     fmt: Annotated[
-        Literal["table", "jsonl", "csv"], typer.Option("--format", help="jsonl and csv have every column.")
+        Literal["table", "jsonl", "csv", "parquet", "zip"],
+        typer.Option("--format", help="All but the table have every column; zip has the pictures, too."),
     ] = "table",
     output: Annotated[
         Path | None, typer.Option(help="Write to this file instead of standard output.")
@@ -40,6 +42,11 @@ def results(
 
     Example: routet2i results last --format csv --output results.csv
     """
+    if fmt in ("parquet", "zip"):
+        if output is None:
+            raise UsageError(f"--format {fmt} needs a file: --output FILE")
+        write_file(ctx, batch, fmt=fmt, output=output)
+        return
     repository = open_repository(read_settings(ctx))
     batch_id = repository.resolve_batch(batch)
     with (

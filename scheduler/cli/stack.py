@@ -42,7 +42,7 @@ SHADOW_SECONDS = 120.0  # waited for second pictures, once the batch is complete
 
 
 def up(ctx: typer.Context) -> None:
-    """Run everything on this machine: broker, scheduler, a worker per tier, Flower. Ctrl-C drains.
+    """Run everything on this machine: broker, scheduler, a worker per tier, HTTP, Flower.
 
     Example: routet2i up
     """
@@ -68,6 +68,8 @@ def _running(stack: Stack, *, interrupts: Interrupts, out: Console) -> Iterator[
     stack.start()
     try:
         out.print(f"home {stack.settings.home.resolve()}, log {stack.log}", soft_wrap=True)
+        if stack.api is not None:
+            out.print(f"HTTP   {stack.api.url}  key {stack.api.key}", soft_wrap=True)
         if stack.flower is not None:
             access = stack.flower
             out.print(f"Flower {access.url}  user {access.user}  password {access.password}", soft_wrap=True)

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 import db.repository
-from db import arrivals, budgets, intake, sweeping, waiting, workers
+from db import arrivals, budgets, intake, keys, sweeping, waiting, workers
+from db.keys import Role
 from db.repository import Repository
 from db.session import write
 from routet2i.contracts import BudgetPolicy, Carry, Claim, JobOutcome, Permit, QueueLimits, Scope
@@ -144,6 +145,9 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
         r.engine, partial(budgets.open_period, stored=w.stored, now_ms=NOON_MS + DAY_MS)
     ),
     "budgets.set_policy": lambda r, w, s: r.set_budget(_day(2_000), who="t", reason="", now_ms=NOON_MS),
+    "keys.add": lambda r, w, s: r.add_key("new", client="ann", role=Role.AUDITOR, name="") and None,
+    "keys.touch": lambda r, w, s: write(r.engine, partial(keys.touch, key_id=w.key)),
+    "keys.revoke": lambda r, w, s: r.revoke_key(w.key),
     "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
     "dispatching.mark_sent": lambda r, w, s: {
         one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from db import budgets
+from db.keys import Role, digest
 from db.repository import Repository
 from db.session import reading
 from routet2i.contracts import (
@@ -71,6 +72,7 @@ class World:
     versions: tuple[str, str, str]  # of predictors: live, known, not yet added
     pictures: tuple[str, str]  # names of `done`'s: one that is old, one that is deleted, but its file is not
     preview: str  # that no batch was submitted from
+    key: str  # of the HTTP interface, used just now
     before_ms: int  # all that is here is older
 
 
@@ -132,17 +134,19 @@ def build(shop: Any) -> World:
     before_ms = repository.moment_before(seconds=-1)
     assert repository.delete_pictures(pictures[1:], before_ms=before_ms, batch_id=None, who="test") == 1
     preview = repository.add_preview(HEAD, [LINE])
+    key = repository.add_key("secret", client="ann", role=Role.ADMIN, name="")
+    repository.find_key(digest("secret"))
     retries = tuple(
         repository.open_retry(
             paid.batch_id,
-            idem_key=key,
-            body_sha256=key,
+            idem_key=word,
+            body_sha256=word,
             name=None,
             budget_micro_usd=None,
             jobs=1,
             limits=QueueLimits(jobs=None, client_jobs=None),
         ).batch_id
-        for key in ("once more", "and again")
+        for word in ("once more", "and again")
     )
     # By hand, and last: what only time brings
     shop.change("UPDATE microbatch SET sent_at_ms = 1 WHERE id = :id", id=sent.microbatch_id)
@@ -174,6 +178,7 @@ def build(shop: Any) -> World:
         versions=versions,
         pictures=pictures,
         preview=preview,
+        key=key,
         before_ms=repository.moment_before(seconds=-0.001),
     )
 

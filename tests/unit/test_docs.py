@@ -42,7 +42,7 @@ def commands() -> dict[str, Any]:
 def test_every_command_is_in_the_readme_and_exists() -> None:
     # When commands are read from the README's table
     named = set(
-        re.findall(r"`routet2i ((?:(?:budget|client|db|predictor) )?[a-z]+)[^`]*`", section("Commands"))
+        re.findall(r"`routet2i ((?:(?:budget|client|db|key|predictor) )?[a-z]+)[^`]*`", section("Commands"))
     )
     # Then they are the program's
     assert named == set(commands())
@@ -51,7 +51,7 @@ def test_every_command_is_in_the_readme_and_exists() -> None:
 def test_every_option_that_the_readme_names_exists() -> None:
     # Given each row of the table of commands
     rows = re.findall(
-        r"^\| `routet2i ((?:(?:budget|client|db|predictor) )?[a-z]+)[^`]*` \| (.*) \|$",
+        r"^\| `routet2i ((?:(?:budget|client|db|key|predictor) )?[a-z]+)[^`]*` \| (.*) \|$",
         section("Commands"),
         re.MULTILINE,
     )

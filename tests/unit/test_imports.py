@@ -10,7 +10,7 @@ import pytest
 from setuptools import find_packages
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "diffusers", "transformers", "open_clip")
+HEAVY = ("torch", "diffusers", "transformers", "open_clip", "pyarrow")
 HEAVY_PREDICTOR = (
     *("network", "fitting", "trained", "routet2i", "encoders", "baselines_neural", "training"),
     *("lesson", "card", "loss_plot", "routing", "pocket_training", "cold_start"),

@@ -1,0 +1,101 @@
+"""Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}` and a status.
+
+It knows our exception tree and HTTP's numbers; which error a route raises is the route's business.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from routet2i import errors
+
+STATUS: tuple[tuple[type[errors.RouteT2IError], int, str], ...] = (  # the first that fits
+    (errors.NotFound, 404, "not_found"),
+    (errors.QueueFull, 429, "queue_full"),
+    (errors.UsageError, 400, "invalid_request"),
+    (errors.Conflict, 409, "idempotency_conflict"),
+    (errors.BudgetTooSmall, 402, "budget_too_small"),
+    (errors.ServiceUnavailable, 503, "unavailable"),
+    (errors.SchemaMismatch, 503, "schema_mismatch"),
+)
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+RETRY_SECONDS = {429: 5, 503: 5}  # what a client is told to wait
+
+
+class Refused(Exception):
+    """A request that is answered with an error of its own.
+
+    Args:
+        status: HTTP's number.
+        message: a sentence that says what to do.
+        code: short, for programs.
+        param: the field that is wrong.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+
+
+def install(application: FastAPI) -> None:
+    """Answer every error of ours, of FastAPI and of Starlette in the one form."""
+
+    @application.exception_handler(Refused)
+    def refused(_: Request, error: Refused) -> JSONResponse:
+        return envelope(
+            error.status, error.message, code=error.code, param=error.param, headers=error.headers
+        )
+
+    @application.exception_handler(errors.RouteT2IError)
+    def ours(_: Request, error: errors.RouteT2IError) -> JSONResponse:
+        for kind, status, code in STATUS:
+            if isinstance(error, kind):
+                return envelope(status, str(error), code=code)
+        return envelope(500, str(error), code="internal_error")
+
+    @application.exception_handler(RequestValidationError)
+    def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
+        first: dict[str, Any] = dict(error.errors()[0])
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        return envelope(400, f"{param or 'request'}: {first['msg']}", code="invalid_request", param=param)
+
+    @application.exception_handler(HTTPException)
+    def other(_: Request, error: HTTPException) -> JSONResponse:
+        return envelope(
+            error.status_code, str(error.detail), code="http_error", headers=dict(error.headers or {})
+        )
+
+
+def envelope(
+    status: int,
+    message: str,
+    *,
+    code: str,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """Return an error in OpenAI's form."""
+    kind = TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    sent = dict(headers or {})
+    if status in RETRY_SECONDS:
+        sent.setdefault("Retry-After", str(RETRY_SECONDS[status]))
+    return JSONResponse(
+        {"error": {"message": message, "type": kind, "param": param, "code": code}},
+        status_code=status,
+        headers=sent,
+    )

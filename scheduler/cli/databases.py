@@ -1,0 +1,50 @@
+"""`db schema` and `db grant`: what stands in the database, and who may do what with it.
+
+It prints; the page is `db.schema_page`, rights are `db.roles`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from db.roles import Duty
+from db.roles import grant as grant_rights
+from scheduler.cli.batches import Json
+from scheduler.cli.session import open_repository, read_settings
+from scheduler.cli.show import as_json, console, write_line
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Write to this file, not to standard output.")] = None,
+) -> None:
+    """Print the schema as a Markdown page: entity diagram, views, tables, every column in words.
+
+    Example: routet2i db schema --output docs/schema.md
+    """
+    from db.schema_page import page
+    from scheduler.cli.results import output_stream
+
+    with output_stream(output) as stream:
+        stream.write(page())
+
+
+def grant(
+    ctx: typer.Context,
+    role: Annotated[str, typer.Argument(help="A role of PostgreSQL that exists already.")],
+    duty: Annotated[
+        Duty,
+        typer.Option("--as", help="auditor: reads all but secrets; app: writes rows, too."),
+    ] = Duty.AUDITOR,
+    json: Json = False,
+) -> None:
+    """Give a PostgreSQL role the rights of an auditor or of the program; repeat it after `db upgrade`.
+
+    Example: routet2i db grant analyst --as auditor
+    """
+    done = grant_rights(open_repository(read_settings(ctx)).engine, role, duty=duty)
+    if json:
+        write_line(as_json({"role": role, "as": duty, "statements": done}))
+        return
+    means = "reads all but secrets" if duty is Duty.AUDITOR else "reads and writes rows, and makes no table"
+    console().print(f"{role} {means}", soft_wrap=True)
