@@ -10,7 +10,7 @@ from alembic import op
 
 Form = Callable[[str], str]  # SQL of a number -> SQL of it in another form
 
-revision = "0013"
+revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None
