@@ -109,8 +109,8 @@ def add_jobs(
     if refused:
         run(
             connection,
-            """INSERT INTO rejected(batch_id, line_no, reason, remedy, raw_sha256)
-                VALUES(:batch_id, :line_no, :reason, :remedy, :raw_sha256)""",
+            """INSERT INTO rejected(batch_id, line_no, reason, remedy, raw_sha256, custom_id)
+                VALUES(:batch_id, :line_no, :reason, :remedy, :raw_sha256, :custom_id)""",
             [
                 {
                     "batch_id": batch_id,
@@ -118,6 +118,7 @@ def add_jobs(
                     "reason": rejection.reason,
                     "remedy": rejection.remedy,
                     "raw_sha256": rejection.raw_sha256,
+                    "custom_id": rejection.custom_id,
                 }
                 for rejection in refused
             ],
@@ -157,6 +158,7 @@ def _job(batch_id: str, request: GenerationRequest, *, client: str, now_ms: int)
         "n": request.n,
         "priority": request.priority,
         "metadata": request.metadata,
+        "response_format": request.response_format,
         "client": client,
         "deadline_ms": deadline_ms,
         # half its time later it goes before its client's other jobs
@@ -170,11 +172,11 @@ def _insert(connection: Connection, batch_id: str, rows: Sequence[dict[str, Any]
         connection,
         """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
                            priority, metadata, not_before_ms, cancel_requested, state, created_ms, client,
-                           deadline_ms, jump_ms)
+                           deadline_ms, jump_ms, response_format)
             SELECT {id:text}, {batch_id:text}, {seq:integer}, {custom_id:text}, {prompt:text},
                    {negative_prompt:text}, {seed:bigint}, {width:integer}, {height:integer}, {n:integer},
                    {priority:integer}, {metadata:text}, 0, 0, 'queued', {NOW}, {client:text},
-                   {deadline_ms:bigint}, {jump_ms:bigint} {EACH}
+                   {deadline_ms:bigint}, {jump_ms:bigint}, {response_format:text} {EACH}
             WHERE true ON CONFLICT(batch_id, custom_id) DO NOTHING""",
         rows,
     )
@@ -190,6 +192,7 @@ def _insert(connection: Connection, batch_id: str, rows: Sequence[dict[str, Any]
             reason=f"custom_id {row['custom_id']!r} stands on an earlier line of this batch",
             remedy="give each line a custom_id of its own",
             raw_sha256="",
+            custom_id=row["custom_id"],
         )
         for row in rows
         if row["id"] not in present

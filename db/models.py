@@ -143,6 +143,7 @@ rejected = Table(
     Column("reason", Text, nullable=False),  # what is wrong, with the value
     Column("remedy", Text, nullable=False),  # what to type instead
     Column("raw_sha256", Text, nullable=False),  # of the line's bytes
+    Column("custom_id", Text),  # the line's, where it can be read and echoed
 )
 
 decision_window = Table(
@@ -273,6 +274,7 @@ job = Table(
     Column("deadline_ms", BigInteger),  # wanted until then; NULL = any time
     Column("jump_ms", BigInteger),  # from then on it goes before jobs without haste
     Column("retry_of", Text, ForeignKey("job.id")),  # the job without success that it repeats
+    Column("response_format", Text),  # how an API's answer shows its pictures: url, b64_json; NULL = either
     UniqueConstraint("batch_id", "seq"),
     UniqueConstraint("batch_id", "custom_id"),
     CheckConstraint("state IN ('queued', 'assigned', 'done')", name="state"),
@@ -578,4 +580,93 @@ api_key = Table(
     Column("used_ms", BigInteger),  # when it was used last, to about a minute; NULL = never
     Index("ix_api_key_sha256", "sha256", unique=True),
     CheckConstraint("role IN ('submitter', 'auditor', 'admin')", name="role"),
+)
+
+file = Table(
+    "file",
+    metadata,
+    Column("id", Text, primary_key=True),  # file-<hex>, growing with time
+    Column("client", Text, nullable=False),  # whose it is
+    Column("purpose", Text, nullable=False),  # batch: it was uploaded; batch_output: made of rows when read
+    Column("filename", Text, nullable=False),  # for people; data, never a path
+    Column("bytes", BigInteger, nullable=False),  # of what is made of rows: as it was when its batch ended
+    Column("sha256", Text),  # of the bytes: their name in HOME/files; NULL = made of rows
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),  # nobody sees it from then on; NULL = it stays
+    Column("deleted_ms", BigInteger),  # NULL = it is there
+    Column("removed_ms", BigInteger),  # when its bytes were gone too, or stayed for another file's sake
+    CheckConstraint("purpose IN ('batch', 'batch_output')", name="purpose"),
+    CheckConstraint("(purpose = 'batch') = (sha256 IS NOT NULL)", name="stored"),
+    CheckConstraint("bytes >= 0", name="bytes"),
+    Index("ix_file_client", "client", "id"),
+    Index(
+        "ix_file_sha256",
+        "sha256",
+        sqlite_where=text("sha256 IS NOT NULL"),
+        postgresql_where=text("sha256 IS NOT NULL"),
+    ),
+    Index(  # whose bytes are still to be removed
+        "ix_file_removable",
+        "id",
+        sqlite_where=text("sha256 IS NOT NULL AND removed_ms IS NULL"),
+        postgresql_where=text("sha256 IS NOT NULL AND removed_ms IS NULL"),
+    ),
+)
+
+api_batch = Table(
+    "api_batch",
+    metadata,
+    Column("id", Text, primary_key=True),  # batch_<hex>, growing with time; the key of its batch
+    Column("client", Text, nullable=False),
+    Column("idem_key", Text),  # the client's own; NULL = none: each request is another batch
+    Column("body_sha256", Text, nullable=False),  # of what was asked under that key
+    Column("input_file_id", Text, ForeignKey("file.id"), nullable=False),
+    Column("sha256", Text, nullable=False),  # that file's bytes: their name in HOME/files
+    Column("endpoint", Text, nullable=False),
+    Column("completion_window", Text, nullable=False),  # as it was written
+    Column("metadata", Text),  # the client's JSON object
+    Column("name", Text, nullable=False),  # for people
+    Column("budget_micro_usd", BigInteger),  # NULL = no limit
+    Column("deadline", Text),  # of lines that name none, as it was written
+    Column("priority", Integer, nullable=False),  # of lines that name none
+    Column("preview_id", Text),  # that decides its jobs; NULL = windows do
+    Column("base_url", Text, nullable=False),  # how its client addresses us: addresses of pictures begin so
+    Column("output_seconds", BigInteger),  # life of the files that it leaves; NULL = they stay
+    Column("state", Text, nullable=False),  # db.api_batches.State
+    Column("ending", Text),  # the state it is being finished for: completed, expired, cancelled
+    Column("batch_id", Text, ForeignKey("batch.id")),  # NULL = its file is not read yet
+    Column("errors", Text),  # JSON, why it failed: a list of {code, message, line, param}
+    Column("total", BigInteger, nullable=False),  # lines of its file, when it was looked at last
+    Column("completed", BigInteger, nullable=False),  # of them: pictures are there
+    Column("failed", BigInteger, nullable=False),  # of them: refused, or not drawn for a fault
+    Column("output_file_id", Text, ForeignKey("file.id")),
+    Column("error_file_id", Text, ForeignKey("file.id")),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),  # end of its completion window
+    Column("in_progress_ms", BigInteger),
+    Column("finalizing_ms", BigInteger),
+    Column("completed_ms", BigInteger),
+    Column("failed_ms", BigInteger),
+    Column("expired_ms", BigInteger),
+    Column("cancelling_ms", BigInteger),
+    Column("cancelled_ms", BigInteger),
+    Column("look_ms", BigInteger, nullable=False),  # no clerk looks at it before
+    UniqueConstraint("client", "idem_key"),
+    CheckConstraint(
+        "state IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', "
+        "'cancelling', 'cancelled')",
+        name="state",
+    ),
+    CheckConstraint("ending IN ('completed', 'expired', 'cancelled')", name="ending"),
+    Index("ix_api_batch_client", "client", "id"),
+    Index("ix_api_batch_batch", "batch_id"),
+    Index("ix_api_batch_output", "output_file_id"),
+    Index("ix_api_batch_error", "error_file_id"),
+    Index("ix_api_batch_sha256", "sha256"),
+    Index(  # what clerks look at: few beside the batches of years
+        "ix_api_batch_open",
+        "look_ms",
+        sqlite_where=text("state IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
+        postgresql_where=text("state IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
+    ),
 )

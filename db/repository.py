@@ -5,8 +5,8 @@ A facade: it opens transactions; the statements stand in the module of their nou
 
 So that no two transactions wait for each other, rows are locked in one order, those of a table with their
 ids sorted: leader, batch, client, microbatch, job, call, outcome, budget, ledger, waiting, arrivals. Before
-them come the lock of the door (`db.door`), those of the whole tables `budget_policy`, `promotion` and
-`resumption`, and those of previews.
+them come, in this order, `file` and `api_batch`, the lock of the door (`db.door`), those of the whole tables
+`budget_policy`, `promotion` and `resumption`, and those of previews.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import Engine
 
 from db import (
+    api_batches,
     arrivals,
     budgets,
     calls,
@@ -27,6 +28,7 @@ from db import (
     clients,
     decided,
     dispatching,
+    files,
     intake,
     keys,
     leader,
@@ -46,8 +48,10 @@ from db import (
     windows,
     workers,
 )
+from db.api_batches import ApiBatchRow, Order, State, Taken
 from db.budgets import NotOpen
 from db.clients import ClientRow
+from db.files import FileRow, Purpose
 from db.keys import KeyRow, Role
 from db.pairs import ShadowPair, ShadowSpending
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
@@ -337,6 +341,198 @@ class Repository:
         """Return every key without its secret, the newest first."""
         with reading(self.engine) as connection:
             return keys.rows(connection)
+
+    # files and batches of the HTTP interface
+
+    def add_file(
+        self, *, client: str, filename: str, size: int, sha256: str, seconds: int | None = None
+    ) -> FileRow:
+        """Write down an upload whose bytes are stored.
+
+        Args:
+            size: bytes.
+            seconds: its life; None = until somebody deletes it.
+        """
+        return write(
+            self.engine,
+            lambda c: files.add(
+                c,
+                client=client,
+                purpose=Purpose.BATCH,
+                filename=filename,
+                size=size,
+                sha256=sha256,
+                seconds=seconds,
+            ),
+        )
+
+    def find_file(self, file_id: str) -> FileRow:
+        """Return a file that is there; raises NotFound."""
+        with reading(self.engine) as connection:
+            return files.find(connection, file_id)
+
+    def files(
+        self,
+        *,
+        client: str | None,
+        purpose: Purpose | None = None,
+        after: str | None = None,
+        ascending: bool = False,
+        limit: int,
+    ) -> list[FileRow]:
+        """Return files, newest first.
+
+        Args:
+            client: only this one's; None = everybody's.
+            after: behind this one's place.
+            ascending: oldest first instead.
+        """
+        with reading(self.engine) as connection:
+            return files.rows(
+                connection, client=client, purpose=purpose, after=after, ascending=ascending, limit=limit
+            )
+
+    def delete_file(self, file_id: str) -> None:
+        """Let nobody see a file any more; what was made of it stays. Raises NotFound."""
+        write(self.engine, lambda c: files.delete(c, file_id))
+
+    def unwanted_files(self, *, limit: int) -> Sequence[tuple[str, bool]]:
+        """Return names of bytes that a deleted or expired file had, and whether other files need them."""
+        with reading(self.engine) as connection:
+            return files.unwanted(connection, limit=limit)
+
+    def forget_file(self, sha256: str) -> None:
+        """Write that the bytes of deleted files are gone, or stay for another file's sake."""
+        write(self.engine, lambda c: files.forget(c, sha256))
+
+    def order_batch(self, order: Order) -> tuple[ApiBatchRow, bool]:
+        """Write an order in state `validating`, or find the one of its key; True = it is new.
+
+        Raises:
+            NotFound: its file is not there. Conflict: the key was used with another body.
+        """
+        return write(self.engine, lambda c: api_batches.create(c, order))
+
+    def find_order(self, order_id: str) -> ApiBatchRow:
+        """Return an order; raises NotFound."""
+        with reading(self.engine) as connection:
+            return api_batches.find(connection, order_id)
+
+    def find_order_of(self, file_id: str) -> ApiBatchRow:
+        """Return the order that has left a file; raises NotFound."""
+        with reading(self.engine) as connection:
+            return api_batches.find_by_file(connection, file_id)
+
+    def orders(self, *, client: str | None, after: str | None = None, limit: int) -> list[ApiBatchRow]:
+        """Return orders, newest first, those of one client or everybody's, behind a place."""
+        with reading(self.engine) as connection:
+            return api_batches.rows(connection, client=client, after=after, limit=limit)
+
+    def take_order(self, *, seconds: float) -> Taken | None:
+        """Take the order that has waited longest for a clerk's look; None if none is due.
+
+        No other clerk takes it for so many seconds, or until the next look that is then written. Two who look
+        at one all the same do no harm.
+        """
+        with reading(self.engine) as connection:
+            if not api_batches.due(connection):
+                return None
+        return write(self.engine, lambda c: api_batches.take(c, seconds=seconds))
+
+    def look_again(
+        self,
+        order_id: str,
+        *,
+        seconds: float,
+        total: int | None = None,
+        completed: int | None = None,
+        failed: int | None = None,
+    ) -> None:
+        """Write what was counted of an order's lines, and in how many seconds a clerk looks again."""
+        write(
+            self.engine,
+            lambda c: api_batches.look_again(
+                c, order_id, seconds=seconds, total=total, completed=completed, failed=failed
+            ),
+        )
+
+    def move_order(
+        self,
+        order_id: str,
+        *,
+        before: State,
+        after: State,
+        ending: State | None = None,
+        errors: str | None = None,
+    ) -> bool:
+        """Move an order from one state to another, with the moment; False if it was not in the first.
+
+        Args:
+            ending: the state it is from now on being finished for.
+            errors: JSON list, why it failed.
+        """
+        return write(
+            self.engine,
+            lambda c: api_batches.move(c, order_id, before=before, after=after, ending=ending, errors=errors),
+        )
+
+    def open_ordered(
+        self,
+        order_id: str,
+        *,
+        body_sha256: str,
+        name: str,
+        budget_micro_usd: int | None,
+        preview_id: str | None,
+        jobs: int,
+        limits: QueueLimits | None,
+    ) -> OpenedBatch:
+        """Open the batch of an order, or find it; a cancelled order opens none.
+
+        Raises:
+            Conflict: the order is not `validating` any more; also all that `open_batch` raises.
+        """
+        return write(
+            self.engine,
+            lambda c: api_batches.open_batch(
+                c,
+                order_id,
+                body_sha256=body_sha256,
+                name=name,
+                budget_micro_usd=budget_micro_usd,
+                preview_id=preview_id,
+                jobs=jobs,
+                limits=limits,
+            ),
+        )
+
+    def finish_order(
+        self,
+        order_id: str,
+        *,
+        total: int,
+        completed: int,
+        failed: int,
+        output_bytes: int | None,
+        error_bytes: int | None,
+    ) -> bool:
+        """Give an order the files it leaves and its last state; False if another clerk did.
+
+        Args:
+            output_bytes: size of the output file; None = there is none. The same for `error_bytes`.
+        """
+        return write(
+            self.engine,
+            lambda c: api_batches.finish(
+                c,
+                order_id,
+                total=total,
+                completed=completed,
+                failed=failed,
+                output_bytes=output_bytes,
+                error_bytes=error_bytes,
+            ),
+        )
 
     # budgets
 

@@ -108,6 +108,7 @@ def add_step(
             n=row.n,
             priority=row.priority,
             metadata=row.metadata,
+            response_format=row.response_format,
         )
         for row in rows
     ]

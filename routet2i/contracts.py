@@ -123,6 +123,7 @@ class GenerationRequest:
     metadata: str | None = None  # the user's JSON object, as text, kept and echoed
     deadline_ms: int | None = None  # until when it is wanted, milliseconds since 1970; None = see within_ms
     within_ms: int | None = None  # of its submission, where that says it; None with the above = no deadline
+    response_format: str | None = None  # how an API's answer shows its pictures: url, b64_json or its default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +134,7 @@ class Rejection:
     reason: str  # what is wrong, with the value
     remedy: str  # what to type instead
     raw_sha256: str  # of the line's bytes: the text itself may be hostile
+    custom_id: str | None = None  # the user's own id, where the line has one that may be echoed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         """Return the folder of the content-addressed picture store."""
         return self.home.resolve() / "images"
 
+    @property
+    def files(self) -> Path:
+        """Return the folder of what was uploaded over HTTP."""
+        return self.home.resolve() / "files"
+
     def api_key(self, tier: str) -> SecretStr:
         """Return the key that a tier's provider wants.
 

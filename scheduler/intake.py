@@ -1,12 +1,14 @@
 """Bytes of a user's prompt file in, requests and rejections out, one line at a time.
 
-It reads JSON lines, CSV with a header, and plain text with one prompt a line, in memory that does not grow
-with the file. A bad line becomes a Rejection with a reason and a remedy and never stops the file. It knows
-neither budgets nor tiers nor the database, and it trusts nothing: sizes are capped, text is NFC, and control
-characters, lone surrogates, non-characters and the bidirectional overrides of CVE-2021-42574 are refused.
+It reads JSON lines (ours, and those of an OpenAI batch file), CSV with a header, and plain text with one
+prompt a line, in memory that does not grow with the file. A bad line becomes a Rejection with a reason and a
+remedy and never stops the file. It knows neither budgets nor tiers nor the database, and it trusts nothing:
+sizes are capped, text is NFC, and control characters, lone surrogates, non-characters and the bidirectional
+overrides of CVE-2021-42574 are refused.
 (The single marks U+200E, U+200F and U+061C, which right-to-left prose needs, are kept.)
 """
 
+import contextlib
 import csv
 import difflib
 import hashlib
@@ -26,8 +28,9 @@ from routet2i.contracts import GenerationRequest, Rejection
 from routet2i.errors import IntakeError
 from scheduler.deadlines import EXAMPLES, NO_DEADLINE, BadDeadline, Deadline, read_deadline
 from scheduler.name_set import NameSet
+from scheduler.openai_lines import BadLine, is_openai, own_fields
 
-Format = Literal["jsonl", "csv", "text"]
+Format = Literal["jsonl", "openai", "csv", "text"]
 
 FIELDS = (
     "custom_id",
@@ -91,6 +94,7 @@ class _Refused(Exception):
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+        self.custom_id: str | None = None  # the line's, where it may be echoed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +119,13 @@ class _Line:
     def rejection(self, refused: _Refused) -> Rejection:
         """Return the refusal of this line as a value."""
         sha256 = self.sha256 or hashlib.sha256(self.raw).hexdigest()
-        return Rejection(line_no=self.no, reason=refused.reason, remedy=refused.remedy, raw_sha256=sha256)
+        return Rejection(
+            line_no=self.no,
+            reason=refused.reason,
+            remedy=refused.remedy,
+            raw_sha256=sha256,
+            custom_id=refused.custom_id,
+        )
 
 
 def guess_format(path: Path) -> Format:
@@ -138,6 +148,7 @@ def read_requests(
     max_prompt_chars: int,
     seed_base: bytes,
     deadline: Deadline = NO_DEADLINE,
+    priority: int = 0,
     now_ms: int | None = None,
     max_file_bytes: int | None = None,
     max_file_lines: int | None = None,
@@ -146,12 +157,13 @@ def read_requests(
 
     Args:
         stream: the file's bytes, read once, forwards.
-        fmt: 'jsonl', 'csv' (the first line names the columns) or 'text' (every line is a prompt, also one
-            that begins with #).
+        fmt: 'jsonl' (each line ours, or one of an OpenAI batch file), 'openai' (the latter only), 'csv' (the
+            first line names the columns) or 'text' (every line is a prompt, also one that begins with #).
         max_line_bytes: longest line, without its end; in CSV the longest record.
         max_prompt_chars: longest prompt and longest negative prompt, in code points after NFC.
         seed_base: makes the seeds of lines that name none: 31 bits of sha256(seed_base + line number).
         deadline: of lines that name none.
+        priority: of lines that name none.
         now_ms: a line whose deadline has passed by then is refused, milliseconds since 1970; None = none is.
         max_file_bytes: longest file; None = any.
         max_file_lines: most lines, blank ones too; None = any.
@@ -159,13 +171,19 @@ def read_requests(
         IntakeError: the file as a whole is no such file (UTF-16, an archive, a CSV header that is wrong), or
             is too long.
     """
-    reader = _Reader(max_prompt_chars=max_prompt_chars, seed_base=seed_base, deadline=deadline, now_ms=now_ms)
+    reader = _Reader(
+        max_prompt_chars=max_prompt_chars,
+        seed_base=seed_base,
+        deadline=deadline,
+        priority=priority,
+        now_ms=now_ms,
+        all_named=fmt == "openai",
+    )
     caps = _Caps(left_bytes=max_file_bytes, left_lines=max_file_lines)
     lines = _lines(stream, max_line_bytes=max_line_bytes, caps=caps)
     if fmt == "csv":
         yield from _read_csv(lines, reader=reader, max_line_bytes=max_line_bytes)
         return
-    parse = _parse_json if fmt == "jsonl" else _parse_text
     for line in lines:
         if line.sha256 is None and not line.raw.strip():
             continue
@@ -174,11 +192,25 @@ def read_requests(
             text = line.text()
             if not text.strip():  # blank in Unicode's sense
                 continue
-            request = reader.request(line.no, parse(text))
+            document, response_format = _parse(text, fmt=fmt)
+            request = reader.request(line.no, document, response_format=response_format)
         except _Refused as refused:
             yield line.rejection(refused)
         else:
             yield request
+
+
+def _parse(text: str, *, fmt: Format) -> tuple[Mapping[str, Any], str | None]:
+    """Return a line's fields, and how an answer is to show its pictures."""
+    if fmt == "text":
+        return {"prompt": text.strip()}, None
+    document = _parse_json(text)
+    if fmt == "jsonl" and not is_openai(document):
+        return document, None
+    try:
+        return own_fields(document)
+    except BadLine as error:
+        raise _named(_Refused(error.reason, error.remedy), document) from None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -240,10 +272,6 @@ def _check_size(line: _Line, *, max_line_bytes: int) -> None:
 
 
 # --- formats: one line -> its fields ---------------------------------------------------------------------
-
-
-def _parse_text(text: str) -> dict[str, Any]:
-    return {"prompt": text.strip()}
 
 
 def _parse_json(text: str) -> dict[str, Any]:
@@ -404,16 +432,35 @@ class _Reader:
     """Turns the fields of lines into requests; remembers the custom_ids of one file."""
 
     def __init__(
-        self, *, max_prompt_chars: int, seed_base: bytes, deadline: Deadline, now_ms: int | None
+        self,
+        *,
+        max_prompt_chars: int,
+        seed_base: bytes,
+        deadline: Deadline,
+        priority: int,
+        now_ms: int | None,
+        all_named: bool,
     ) -> None:
         self._max_prompt_chars = max_prompt_chars
+        self._priority = priority
+        self._all_named = all_named  # no line gets its id by default, so an id that looks like one is free
         self._seed_base = seed_base
         self._deadline = deadline
         self._now_ms = now_ms
         self._ids = NameSet()
 
-    def request(self, line_no: int, document: Mapping[str, Any]) -> GenerationRequest:
+    def request(
+        self, line_no: int, document: Mapping[str, Any], *, response_format: str | None = None
+    ) -> GenerationRequest:
         """Return the request of one line; raises _Refused for the first thing that is wrong."""
+        try:
+            return self._request(line_no, document, response_format=response_format)
+        except _Refused as refused:
+            raise _named(refused, document) from None
+
+    def _request(
+        self, line_no: int, document: Mapping[str, Any], *, response_format: str | None
+    ) -> GenerationRequest:
         if not document.keys() <= _KNOWN:
             name = next(key for key in document if key not in _KNOWN)
             raise _Refused(f"unknown field {_show(name)}", _did_you_mean(name))
@@ -431,17 +478,18 @@ class _Reader:
         deadline = self._wanted(get("deadline"))
         request = GenerationRequest(
             line_no=line_no,
-            custom_id=_custom_id(get("custom_id"), line_no=line_no),
+            custom_id=_custom_id(get("custom_id"), line_no=line_no, all_named=self._all_named),
             prompt=prompt,
             negative_prompt=None if negative is None else self._text("negative_prompt", negative) or None,
             seed=self._seed(line_no) if seed is None else _integer("seed", seed),
             width=width,
             height=height,
             n=1 if n is None else _integer("n", n),
-            priority=0 if priority is None else _integer("priority", priority),
+            priority=self._priority if priority is None else _integer("priority", priority),
             metadata=None if metadata is None else _metadata(metadata),
             deadline_ms=deadline.at_ms,
             within_ms=deadline.within_ms,
+            response_format=response_format,
         )
         self._remember(request, given=get("custom_id") is not None)
         return request
@@ -485,7 +533,15 @@ class _Reader:
 _KNOWN = frozenset(FIELDS)
 
 
-def _custom_id(value: Any, *, line_no: int) -> str:
+def _named(refused: _Refused, document: Mapping[str, Any]) -> _Refused:
+    """Return the refusal with the line's custom_id, if that can be echoed."""
+    if document.get("custom_id") is not None:
+        with contextlib.suppress(_Refused):
+            refused.custom_id = _custom_id(document["custom_id"], line_no=0, all_named=True)
+    return refused
+
+
+def _custom_id(value: Any, *, line_no: int, all_named: bool) -> str:
     if value is None:
         return f"line-{line_no}"
     if type(value) is not str:
@@ -496,7 +552,7 @@ def _custom_id(value: Any, *, line_no: int) -> str:
             f"custom_id {_show(name)} must be one line of 1 to {MAX_ID_CHARS} characters",
             "shorten it, or leave it out to get the line's number",
         )
-    default = _DEFAULT_ID.fullmatch(name)
+    default = None if all_named else _DEFAULT_ID.fullmatch(name)
     if default and default[1] != str(line_no):
         raise _Refused(
             f"custom_id {_show(name)} is what line {default[1][:19]} gets if it names none",

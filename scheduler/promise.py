@@ -30,7 +30,7 @@ class Promise:
         self._tiers = tiers
         self._source = source
         self._seen = self._unknown = 0
-        if fmt != preview.head.fmt:
+        if _as_lines(fmt) != _as_lines(preview.head.fmt):
             raise Conflict(
                 f"preview {self.preview_id} read its file as {preview.head.fmt}, not as {fmt}; "
                 f"type --format {preview.head.fmt}"
@@ -88,6 +88,11 @@ class Promise:
                 f"good; set ROUTET2I_MAX_LINE_BYTES and ROUTET2I_MAX_PROMPT_CHARS as they were, or, if a "
                 f"deadline has passed, type: routet2i preview FILE"
             )
+
+
+def _as_lines(fmt: str) -> str:
+    """Return a format's family: lines of an OpenAI file are found among JSON lines, too."""
+    return "jsonl" if fmt == "openai" else fmt
 
 
 def dollars(micro_usd: int) -> str:

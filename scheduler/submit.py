@@ -115,6 +115,7 @@ def submit_file(
     name: str | None = None,
     client: str = "default",
     deadline: Deadline = NO_DEADLINE,
+    priority: int = 0,
     fmt: Format | None = None,
     preview: StoredPreview | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -132,6 +133,7 @@ def submit_file(
         name: shown to people; by default the file's name.
         client: whose key, and whose jobs they are.
         deadline: of lines that name none.
+        priority: of lines that name none.
         fmt: by default what the file's name tells, and JSON lines on standard input.
         preview: of this file: each job gets the tier and the price that it promised.
         progress: called after each commit with lines written and lines in all.
@@ -162,6 +164,7 @@ def submit_file(
             fmt=fmt,
             settings=settings,
             deadline=deadline,
+            priority=priority,
             now_ms=time.time_ns() // 1_000_000,
         )
         survey = _survey(lines, edge=tiers[tiers.edge], promise=promise)
@@ -173,6 +176,8 @@ def submit_file(
             body += f"\n{promise.preview_id}"
         if deadline != NO_DEADLINE:
             body += f"\ndeadline {deadline.at_ms} {deadline.within_ms}"
+        if priority:
+            body += f"\npriority {priority}"
         body_sha256 = hashlib.sha256(body.encode()).hexdigest()
         name = name or (path.name if path is not None else "stdin")
         opened = _let_in(
@@ -266,6 +271,7 @@ class _Lines:
     fmt: Format
     settings: Settings
     deadline: Deadline  # of lines that name none
+    priority: int  # of lines that name none
     now_ms: int  # that deadlines are held against
 
     def read(self, *, seed_base: bytes) -> tuple[Iterator[GenerationRequest | Rejection], HashingReader]:
@@ -283,6 +289,7 @@ class _Lines:
                 max_prompt_chars=self.settings.max_prompt_chars,
                 seed_base=seed_base,
                 deadline=self.deadline,
+                priority=self.priority,
                 now_ms=self.now_ms,
                 max_file_bytes=self.settings.max_file_bytes,
                 max_file_lines=self.settings.max_file_lines,

@@ -3,14 +3,20 @@
 It knows no route's content and no SQL; each noun has its own router.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from db.repository import Repository
 from routet2i import __version__
 from routet2i.settings import Settings
-from scheduler.api import answers, health
+from scheduler.api import answers, batches, files, health, models
+from scheduler.api.bodies import SmallBodies
 from scheduler.api.callers import Doorkeeper
 from scheduler.api.headers import SafeHeaders
+from scheduler.clerk import Clerk
 
 TITLE = "RouteT2I"
 SUMMARY = "Batch text-to-image with prompt-aware routing between a light and a large model under a budget."
@@ -21,8 +27,17 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
 
     Args:
         settings: of the deployment; routes find them as `request.app.state.settings`.
-        repository: of a database whose schema is ours; `request.app.state.repository`.
+        repository: of a database whose schema is ours; `request.app.state.repository`. The clerk
+            (`request.app.state.clerk`) works from the server's start to its end.
     """
+    clerk = Clerk(repository, settings)
+
+    @asynccontextmanager
+    async def served(_: FastAPI) -> AsyncIterator[None]:
+        clerk.start()
+        yield
+        await run_in_threadpool(clerk.stop)
+
     application = FastAPI(
         title=TITLE,
         summary=SUMMARY,
@@ -30,11 +45,15 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         openapi_url="/routet2i/v1/openapi.json",
+        lifespan=served,
     )
     application.state.settings = settings
     application.state.repository = repository
+    application.state.clerk = clerk
     application.state.doorkeeper = Doorkeeper(repository)
+    application.add_middleware(SmallBodies)
     application.add_middleware(SafeHeaders)
     answers.install(application)
-    application.include_router(health.router)
+    for one in (health, files, batches, models):
+        application.include_router(one.router)
     return application

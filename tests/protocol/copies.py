@@ -31,8 +31,21 @@ CHANCE = {  # columns that differ from run to run whatever the order; what count
     "settled_ms",
     "done_ms",
     "fault_ms",
+    "revoked_ms",
+    "used_ms",
+    "look_ms",
+    "in_progress_ms",
+    "finalizing_ms",
+    "completed_ms",
+    "failed_ms",
+    "expired_ms",
+    "cancelling_ms",
+    "cancelled_ms",
+    "deleted_ms",
+    "removed_ms",
 }
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+OURS = re.compile(r"(?:file-|batch_)[0-9a-f]{32}")  # ids of the HTTP interface
 NUMBERED = re.compile(r"grant:\d+")  # by a policy
 
 
@@ -92,7 +105,11 @@ def _named(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
     windows = {one["id"]: f"window {one['n_assigned']}" for one in rows["decision_window"]}
     previews = dict.fromkeys((one["id"] for one in rows["preview"]), "preview")
     calls = {one["id"]: f"call {one['idx']} of {jobs[one['job_id']]}" for one in rows["call"]}
-    names = {**batch, **jobs, **microbatches, **windows, **previews, **calls}
+    files = {one["id"]: f"file {one['filename']}" for one in rows["file"]}
+    orders = {one["id"]: f"order {one['idem_key']}" for one in rows["api_batch"]}
+    for one in rows["file"]:  # what an order leaves is named after it
+        one["filename"] = OURS.sub(lambda found: orders[found[0]], one["filename"])
+    names = {**files, **orders, **batch, **jobs, **microbatches, **windows, **previews, **calls}
     for one in rows["arrivals"]:  # one slot or two, that is chance
         one["slot_ms"] = bool(one["slot_ms"])
     came = {(one["client"], one["slot_ms"]): [0, 0] for one in rows["arrivals"]}
@@ -121,5 +138,6 @@ def _named(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
 def _replaced(value: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
-    value = UUID.sub(lambda found: names.get(found[0], "new"), value)
+    for pattern in (UUID, OURS):
+        value = pattern.sub(lambda found: names.get(found[0], "new"), value)
     return NUMBERED.sub("grant:#", value)

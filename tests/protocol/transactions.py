@@ -14,11 +14,12 @@ from sqlalchemy.exc import IntegrityError
 
 import db.repository
 from db import arrivals, budgets, intake, keys, sweeping, waiting, workers
+from db.api_batches import State
 from db.keys import Role
 from db.repository import Repository
 from db.session import write
 from routet2i.contracts import BudgetPolicy, Carry, Claim, JobOutcome, Permit, QueueLimits, Scope
-from routet2i.errors import RouteT2IError
+from routet2i.errors import NotFound, RouteT2IError
 from tests.protocol.copies import UUID
 from tests.protocol.world import (
     DAY_MS,
@@ -28,6 +29,7 @@ from tests.protocol.world import (
     NOON_MS,
     World,
     manifest,
+    order,
     request,
 )
 
@@ -77,6 +79,13 @@ def _day(limit: int) -> BudgetPolicy:
 
 def _previewed(repository: Repository, _world: World, _shop: Any) -> object:
     return repository.add_preview(HEAD, [LINE]) and None
+
+
+def _ordered(repository: Repository, world: World) -> object:
+    try:
+        return repository.order_batch(order(world.file, key="fresh"))[1]
+    except NotFound:
+        return "the file is gone"
 
 
 def _promised(repository: Repository, world: World, _shop: Any) -> object:
@@ -148,6 +157,32 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     "keys.add": lambda r, w, s: r.add_key("new", client="ann", role=Role.AUDITOR, name="") and None,
     "keys.touch": lambda r, w, s: write(r.engine, partial(keys.touch, key_id=w.key)),
     "keys.revoke": lambda r, w, s: r.revoke_key(w.key),
+    "files.add": lambda r, w, s: r.add_file(client="ann", filename="g", size=1, sha256=SHA).bytes,
+    "files.delete": lambda r, w, s: r.delete_file(w.file),
+    "files.forget": lambda r, w, s: r.forget_file(w.unwanted),
+    "api_batches.create": lambda r, w, s: _ordered(r, w),
+    "api_batches.take": lambda r, w, s: (taken := r.take_order(seconds=3_600)) and taken.row.id,
+    "api_batches.look_again": lambda r, w, s: r.look_again(w.asked, seconds=3_600, total=7),
+    "api_batches.move": lambda r, w, s: r.move_order(
+        w.asked, before=State.VALIDATING, after=State.CANCELLING, ending=State.CANCELLED
+    ),
+    "api_batches.move ending": lambda r, w, s: r.move_order(
+        w.ending, before=State.FINALIZING, after=State.FAILED, errors="[]"
+    ),
+    "api_batches.open_batch": lambda r, w, s: (
+        r.open_ordered(
+            w.asked,
+            body_sha256="b",
+            name="f",
+            budget_micro_usd=5,
+            preview_id=None,
+            jobs=1,
+            limits=QueueLimits(jobs=13, client_jobs=None),
+        ).created
+    ),
+    "api_batches.finish": lambda r, w, s: r.finish_order(
+        w.ending, total=3, completed=1, failed=0, output_bytes=5, error_bytes=None
+    ),
     "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
     "dispatching.mark_sent": lambda r, w, s: {
         one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from db import budgets
+from db.api_batches import Order
 from db.keys import Role, digest
 from db.repository import Repository
 from db.session import reading
@@ -73,6 +74,10 @@ class World:
     pictures: tuple[str, str]  # names of `done`'s: one that is old, one that is deleted, but its file is not
     preview: str  # that no batch was submitted from
     key: str  # of the HTTP interface, used just now
+    file: str  # upload that an order reads
+    unwanted: str  # name of bytes whose file is deleted
+    asked: str  # order of ann whose file is not read yet: the only one that is due
+    ending: str  # order of ann that is finalizing, with batch `new`
     before_ms: int  # all that is here is older
 
 
@@ -136,6 +141,11 @@ def build(shop: Any) -> World:
     preview = repository.add_preview(HEAD, [LINE])
     key = repository.add_key("secret", client="ann", role=Role.ADMIN, name="")
     repository.find_key(digest("secret"))
+    file, unwanted = (
+        repository.add_file(client="ann", filename="f", size=1, sha256=word * 64) for word in "fe"
+    )
+    repository.delete_file(unwanted.id)
+    asked, ending = (repository.order_batch(order(file.id, key=word))[0].id for word in ("asked", "ending"))
     retries = tuple(
         repository.open_retry(
             paid.batch_id,
@@ -151,6 +161,12 @@ def build(shop: Any) -> World:
     # By hand, and last: what only time brings
     shop.change("UPDATE microbatch SET sent_at_ms = 1 WHERE id = :id", id=sent.microbatch_id)
     shop.change("UPDATE worker SET heartbeat_ms = 1")
+    shop.change(
+        """UPDATE api_batch SET state = 'finalizing', ending = 'completed', batch_id = :batch,
+            look_ms = created_ms + 3600000 WHERE id = :id""",
+        id=ending,
+        batch=new,
+    )
     shop.change("INSERT INTO arrivals(client, slot_ms, jobs, pictures) VALUES('ann', 0, 1, 1)")
     shop.expire(dead)
     with reading(shop.engine) as connection:
@@ -179,6 +195,10 @@ def build(shop: Any) -> World:
         pictures=pictures,
         preview=preview,
         key=key,
+        file=file.id,
+        unwanted="e" * 64,
+        asked=asked,
+        ending=ending,
         before_ms=repository.moment_before(seconds=-0.001),
     )
 
@@ -220,6 +240,26 @@ def intend(repository: Repository, claim: Claim, place: int, *, repeatable: bool
     )
     assert isinstance(permit, Permit)
     return permit.call_id
+
+
+def order(file_id: str, *, key: str, body: str = "b") -> Order:
+    return Order(
+        client="ann",
+        idem_key=key,
+        body_sha256=body,
+        input_file_id=file_id,
+        endpoint="/v1/images/generations",
+        completion_window="24h",
+        window_ms=DAY_MS,
+        metadata=None,
+        name="f",
+        budget_micro_usd=None,
+        deadline=None,
+        priority=0,
+        preview_id=None,
+        base_url="http://here",
+        output_seconds=None,
+    )
 
 
 def request(line: int) -> GenerationRequest:

@@ -356,3 +356,40 @@ def test_only_the_first_rejections_are_carried_and_all_are_counted(repository, p
     submission = run(repository, path)
     assert (len(submission.rejected), submission.rejected_count) == (2, 5)
     assert count(repository, "rejected") == 5
+
+
+def openai_lines(number):
+    return "".join(
+        json.dumps(
+            {
+                "custom_id": f"mine-{i}",
+                "method": "POST",
+                "url": "/v1/images/generations",
+                "body": {"prompt": "a red circle", "response_format": "url"},
+            }
+        )
+        + "\n"
+        for i in range(number)
+    )
+
+
+def test_an_openai_batch_file_is_submitted_as_it_is(repository, path):
+    # Given a file of OpenAI's lines, and one of ours among them
+    path.write_text(openai_lines(2) + '{"prompt": "ours"}\n')
+    # When it is submitted, Then all are jobs, and how an answer shows pictures is kept
+    assert run(repository, path).accepted == 3
+    assert jobs(repository, "custom_id, response_format") == [
+        ("mine-0", "url"),
+        ("mine-1", "url"),
+        ("line-3", None),
+    ]
+    # And read as OpenAI's only, ours is a bad line
+    assert run(repository, path, fmt="openai").rejected_count == 1
+
+
+def test_lines_without_a_priority_have_that_of_the_call(repository, path):
+    path.write_text('{"prompt": "a"}\n{"prompt": "b", "priority": 1}\n')
+    first = run(repository, path, priority=7)
+    assert jobs(repository, "priority") == [(7,), (1,)]
+    # and another priority is another batch
+    assert run(repository, path).batch_id != first.batch_id

@@ -1,0 +1,496 @@
+"""Files and orders of the HTTP interface and the clerk that moves them, on both databases."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from db import lines
+from db.api_batches import Order, State
+from db.files import Purpose
+from routet2i import failpoints
+from routet2i.errors import Conflict, NotFound
+from routet2i.images import ImageStore
+from routet2i.settings import Settings
+from scheduler.answer_lines import error_line, output_line, shower
+from scheduler.clerk import Clerk
+from scheduler.file_store import FileStore
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def clerk(repository, settings):
+    return Clerk(repository, settings)
+
+
+def request(custom_id, prompt="a red circle", **body):
+    return json.dumps(
+        {
+            "custom_id": custom_id,
+            "method": "POST",
+            "url": "/v1/images/generations",
+            "body": {"prompt": prompt, **body},
+        }
+    )
+
+
+def content(jobs, *, bad=0):
+    rows = [request(f"job-{n}") for n in range(jobs)] + [request(f"bad-{n}", "") for n in range(bad)]
+    return "\n".join(rows).encode()
+
+
+@pytest.fixture
+def uploaded(repository, settings):
+    """Upload bytes for a client."""
+
+    def upload(raw, *, client="ann", seconds=None):
+        name, size = FileStore(root=settings.files).put(io.BytesIO(raw))
+        return repository.add_file(
+            client=client, filename="lines.jsonl", size=size, sha256=name, seconds=seconds
+        )
+
+    return upload
+
+
+@pytest.fixture
+def ordered(repository, uploaded):
+    """Order a batch of bytes."""
+
+    def order(raw, **wanted):
+        file = uploaded(raw)
+        order = Order(
+            client="ann",
+            idem_key=None,
+            body_sha256="b",
+            input_file_id=file.id,
+            endpoint="/v1/images/generations",
+            completion_window="24h",
+            window_ms=DAY_MS,
+            metadata=None,
+            name="lines.jsonl",
+            budget_micro_usd=None,
+            deadline=None,
+            priority=0,
+            preview_id=None,
+            base_url="http://here",
+            output_seconds=None,
+        )
+        return repository.order_batch(replace(order, **wanted))[0]
+
+    return order
+
+
+def look(repository, clerk, order, times=1):
+    """Let a clerk look at once, and return what the order is then."""
+    for _ in range(times):
+        repository.look_again(order.id, seconds=0)
+        clerk.step()
+    return repository.find_order(order.id)
+
+
+def draw(shop, settings, *, jobs=None):
+    """Decide and draw all that waits, or so many jobs of the first microbatch."""
+    store = ImageStore(root=settings.pictures)
+    shop.window()
+    while True:
+        claim = shop.repository.poll(tier="cloud", worker="w1", lease_seconds=45)
+        if claim is None:
+            return
+        outcomes = []
+        for job in claim.jobs[:jobs]:
+            outcome = shop.outcome(job)
+            names = [store.put(f"{job.job_id} {one.index}".encode()) for one in outcome.pictures]
+            pictures = [replace(one, sha256=name) for one, name in zip(outcome.pictures, names, strict=True)]
+            outcomes.append(replace(outcome, pictures=tuple(pictures)))
+        assert shop.repository.record(claim, outcomes)
+        if jobs is not None:
+            return
+        assert shop.repository.finish(claim)
+
+
+def lose_workers(shop):
+    """Let all leases lie in the past, and sweep."""
+    shop.change("UPDATE microbatch SET lease_until_ms = 1 WHERE state = 'claimed'")
+    shop.sweep()
+
+
+def test_an_order_goes_from_validating_to_completed(repository, shop, settings, clerk, ordered):
+    # Given an order of three good lines and a bad one
+    order = ordered(content(3, bad=1))
+    assert (order.state, order.total) == (State.VALIDATING, 0)
+    # When a clerk reads its file
+    order = look(repository, clerk, order)
+    assert order.state is State.IN_PROGRESS
+    assert order.batch_id is not None
+    # Then its jobs wait, and are counted while they are drawn
+    assert shop.states(order.batch_id) == {"queued": 3}
+    order = look(repository, clerk, order)
+    assert (order.total, order.completed, order.failed) == (4, 0, 1)
+    draw(shop, settings)
+    # And it ends with both files, whose sizes are those of what is read
+    order = look(repository, clerk, order, times=2)
+    assert (order.state, order.completed, order.failed) == (State.COMPLETED, 3, 1)
+    assert order.created_ms <= order.in_progress_ms <= order.finalizing_ms <= order.completed_ms
+    output, errors = (repository.find_file(one) for one in (order.output_file_id, order.error_file_id))
+    assert (output.purpose, output.client, output.sha256) == (Purpose.OUTPUT, "ann", None)
+    show = shower(ImageStore(root=settings.pictures), base_url=order.base_url)
+    read = [
+        output_line(one, batch_id=order.batch_id, show=show)
+        for one in lines.delivered(repository.engine, order.batch_id)
+    ]
+    assert [json.loads(one)["custom_id"] for one in read] == ["job-0", "job-1", "job-2"]
+    assert output.bytes == sum(map(len, read))
+    (bad,) = lines.missing(repository.engine, order.batch_id)
+    assert (bad.custom_id, bad.line_no, bad.state) == ("bad-0", 4, "rejected")
+    assert errors.bytes == len(error_line(bad, order_id=order.id, ending="completed"))
+    assert repository.find_order_of(output.id).id == order.id
+    # And nobody looks at it any more
+    assert not clerk.step()
+    assert shop.is_sound()
+
+
+def test_a_key_is_one_order_and_another_body_a_conflict(repository, ordered):
+    first = ordered(content(1), idem_key="k")
+    assert ordered(content(1), idem_key="k").id == first.id
+    with pytest.raises(Conflict, match="Idempotency-Key"):
+        ordered(content(1), idem_key="k", body_sha256="other")
+    assert ordered(content(1)).id != ordered(content(1)).id
+
+
+def test_many_requests_with_one_key_make_one_order(repository, ordered):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: ordered(content(1), idem_key="k").id, range(16)))
+    assert len(set(found)) == 1
+
+
+def test_a_cancelled_order_keeps_what_was_drawn(repository, shop, settings, clerk, ordered):
+    # Given an order of which two of five jobs are drawn, and a worker has the rest
+    order = look(repository, clerk, ordered(content(5)))
+    draw(shop, settings, jobs=2)
+    # When it is cancelled
+    assert repository.move_order(
+        order.id, before=State.IN_PROGRESS, after=State.CANCELLING, ending=State.CANCELLED
+    )
+    # Then it waits for the worker
+    order = look(repository, clerk, order)
+    assert (order.state, order.completed) == (State.CANCELLING, 2)
+    lose_workers(shop)
+    order = look(repository, clerk, order)
+    # And has both files in the end
+    assert order.state is State.CANCELLED
+    assert order.cancelling_ms <= order.cancelled_ms
+    assert len(list(lines.delivered(repository.engine, order.batch_id))) == 2
+    left = list(lines.missing(repository.engine, order.batch_id))
+    assert [one.state for one in left] == ["cancelled"] * 3
+    assert json.loads(error_line(left[0], order_id=order.id, ending=order.ending))["error"]["code"] == (
+        "batch_cancelled"
+    )
+    assert shop.is_sound()
+
+
+def test_an_order_cancelled_before_its_file_was_read_makes_no_batch(repository, shop, clerk, ordered):
+    order = ordered(content(3))
+    assert repository.move_order(
+        order.id, before=State.VALIDATING, after=State.CANCELLING, ending=State.CANCELLED
+    )
+    order = look(repository, clerk, order)
+    assert (order.state, order.batch_id, order.output_file_id) == (State.CANCELLED, None, None)
+    assert shop.read("SELECT count(*) FROM batch") == 0
+
+
+def test_an_order_that_is_cancelled_while_its_file_is_read_draws_nothing(
+    repository, shop, settings, ordered, monkeypatch
+):
+    # Given a clerk that reads a file of three commits
+    monkeypatch.setattr("scheduler.submit.LINES_PER_COMMIT", 2)
+    order = ordered(content(6))
+
+    class Interrupted(Clerk):
+        def _renew(self, order, *, total):
+            repository.move_order(
+                order.id, before=State.VALIDATING, after=State.CANCELLING, ending=State.CANCELLED
+            )
+            Clerk(repository, settings)._finish(repository.find_order(order.id))
+
+    # When it is cancelled after the first, and another clerk finishes it
+    order = look(repository, Interrupted(repository, settings), order)
+    # Then nothing waits for a window
+    assert order.state is State.CANCELLED
+    assert shop.states(order.batch_id) == {"cancelled": 2}
+    assert repository.open_window(limit=10) is None
+    assert shop.is_sound()
+
+
+def test_an_order_ends_with_its_window(repository, shop, settings, clerk, ordered):
+    # Given an order of which one of three jobs is drawn when its window ends
+    order = look(repository, clerk, ordered(content(3)))
+    draw(shop, settings, jobs=1)
+    shop.change("UPDATE api_batch SET expires_ms = 1")
+    # When a clerk looks, even if it dies before it has stopped the rest
+    order = look(repository, clerk, order)
+    assert (order.state, order.ending) == (State.FINALIZING, State.EXPIRED)
+    lose_workers(shop)
+    order = look(repository, clerk, order)
+    # Then what was drawn stays
+    assert (order.state, order.total, order.completed) == (State.EXPIRED, 3, 1)
+    assert shop.states(order.batch_id) == {"succeeded": 1, "cancelled": 2}
+
+
+def test_an_order_whose_window_ends_before_its_file_is_read_expires(repository, shop, clerk, ordered):
+    order = ordered(content(3))
+    shop.change("UPDATE api_batch SET expires_ms = 1")
+    order = look(repository, clerk, order, times=2)
+    assert (order.state, order.batch_id) == (State.EXPIRED, None)
+
+
+def test_a_batch_that_is_cancelled_by_hand_cancels_its_order(repository, shop, clerk, ordered):
+    order = look(repository, clerk, ordered(content(2)))
+    repository.cancel_batch(order.batch_id)
+    assert look(repository, clerk, order, times=2).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted", "code"),
+    [
+        (b"not JSON\n{}", {}, "invalid_line"),
+        (b"\n\n", {}, "invalid_file"),
+        (b"\x1f\x8b zipped", {}, "invalid_file"),
+        (content(2), {"budget_micro_usd": 1}, "budget_too_small"),
+        (content(2), {"preview_id": "01a20186-275e-73f8-92e6-fae009569f99"}, "not_found"),
+    ],
+)
+def test_an_order_that_cannot_be_read_or_paid_fails_with_reasons(
+    repository, shop, settings, clerk, ordered, raw, wanted, code
+):
+    order = look(repository, clerk, ordered(raw, **wanted))
+    assert order.state is State.FAILED
+    errors = json.loads(order.errors)
+    assert {one["code"] for one in errors} == {code}
+    assert str(settings.home) not in order.errors
+    assert repository.open_window(limit=10) is None
+    assert not clerk.step()
+
+
+def test_an_order_waits_at_a_full_queue(repository, shop, settings, ordered):
+    # Given a queue with room for two jobs, and one that waits
+    shop.submit(1)
+    clerk = Clerk(repository, settings.with_changes(queue_jobs=2))
+    order = look(repository, clerk, ordered(content(2)))
+    assert (order.state, order.batch_id) == (State.VALIDATING, None)
+    # When there is room, Then it comes in
+    shop.window()
+    assert look(repository, clerk, order).state is State.IN_PROGRESS
+
+
+def test_one_order_is_taken_by_one_clerk_until_its_turn_is_over(repository, shop, ordered):
+    order = ordered(content(1))
+    assert repository.take_order(seconds=30).row.id == order.id
+    assert repository.take_order(seconds=30) is None
+    # Given that clerk died
+    shop.change("UPDATE api_batch SET look_ms = 1")
+    assert repository.take_order(seconds=30).row.id == order.id
+
+
+def test_many_clerks_make_one_batch_and_one_pair_of_files(repository, shop, settings, ordered, monkeypatch):
+    # Given orders, and clerks that never leave one to another
+    monkeypatch.setattr("scheduler.clerk.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("scheduler.clerk.SOONEST_SECONDS", 0.0)
+    monkeypatch.setattr("scheduler.submit.LINES_PER_COMMIT", 3)
+    orders = [ordered(content(10, bad=2)) for _ in range(3)]
+    clerks = [Clerk(repository, settings) for _ in range(4)]
+    stop = threading.Event()
+
+    def work(clerk):
+        while not stop.is_set():
+            clerk.step()
+
+    with ThreadPoolExecutor(len(clerks)) as pool:
+        running = [pool.submit(work, clerk) for clerk in clerks]
+        try:
+            _until(lambda: all(one.batch_id for one in _rows(repository, orders)))
+            _until(lambda: all(one.state is State.IN_PROGRESS for one in _rows(repository, orders)))
+            draw(shop, settings)
+            _until(lambda: all(one.state is State.COMPLETED for one in _rows(repository, orders)))
+        finally:
+            stop.set()
+        for one in running:
+            one.result()
+    # Then each has its own jobs, once
+    assert shop.read("SELECT count(*) FROM batch") == 3
+    assert shop.read("SELECT count(*) FROM job") == 30
+    assert shop.read("SELECT count(*) FROM rejected") == 6
+    assert shop.read("SELECT count(*) FROM file WHERE purpose = 'batch_output'") == 6
+    assert {(one.total, one.completed, one.failed) for one in _rows(repository, orders)} == {(12, 10, 2)}
+    assert shop.is_sound()
+
+
+def _rows(repository, orders):
+    return [repository.find_order(one.id) for one in orders]
+
+
+def _until(condition):
+    done = threading.Event()
+    for _ in range(600):
+        if condition():
+            return
+        done.wait(0.05)
+    raise AssertionError("it did not come to pass within half a minute")
+
+
+DYING = """
+import sys
+from db.repository import Repository
+from db.session import make_engine
+from routet2i import failpoints
+from routet2i.settings import Settings
+from scheduler import submit
+from scheduler.clerk import Clerk
+url, home, failpoint = sys.argv[1:]
+submit.LINES_PER_COMMIT = 2
+failpoints.arm(failpoint)
+clerk = Clerk(Repository(make_engine(url)), Settings(home=home))
+while clerk.step():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        *("before_intake:1", "mid_ingest:1", "after_ingest_commit:1", "mid_ingest:2", "after_intake:1"),
+        *("before_finish:1",),
+    ],
+)
+def test_a_clerk_that_dies_anywhere_is_followed_by_one_that_goes_on(
+    repository, shop, settings, ordered, failpoint
+):
+    # Given an order, and a clerk's process that dies at a step
+    order = ordered(content(5, bad=1))
+    if failpoint.startswith("before_finish"):
+        look(repository, Clerk(repository, settings), order)
+        draw(shop, settings)
+        repository.look_again(order.id, seconds=0)
+    url = repository.engine.url.render_as_string(hide_password=False)
+    died = subprocess.run(
+        [sys.executable, "-c", DYING, url, str(settings.home), failpoint],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert died.returncode == failpoints.DIED, died.stderr
+    # When its turn is over and another clerk looks
+    clerk = Clerk(repository, settings)
+    order = repository.find_order(order.id)
+    if order.state is State.VALIDATING:
+        order = look(repository, clerk, order)
+    if order.state is State.IN_PROGRESS:
+        draw(shop, settings)
+    order = look(repository, clerk, order, times=2)
+    # Then all is there, once
+    assert (order.state, order.total, order.completed, order.failed) == (State.COMPLETED, 6, 5, 1)
+    assert shop.read("SELECT count(*) FROM batch") == 1
+    assert shop.read("SELECT count(*) FROM file WHERE purpose = 'batch_output'") == 2
+    assert shop.is_sound()
+
+
+def test_files_come_in_pages_and_only_their_clients(repository, uploaded):
+    ids = [uploaded(content(n + 1)).id for n in range(5)]
+    uploaded(content(1), client="bob")
+    # When pages of two are read, newest first
+    first = repository.files(client="ann", limit=2)
+    second = repository.files(client="ann", limit=2, after=first[-1].id)
+    assert [one.id for one in [*first, *second]] == ids[:0:-1]
+    # Then the other order is the reverse, and everybody's has one more
+    assert [one.id for one in repository.files(client="ann", ascending=True, limit=9)] == ids
+    assert len(repository.files(client=None, limit=9)) == 6
+    assert repository.files(client="ann", purpose=Purpose.OUTPUT, limit=9) == []
+
+
+def test_a_file_that_is_deleted_or_too_old_is_gone(repository, shop, uploaded):
+    one, two = uploaded(content(1)), uploaded(content(2), seconds=3600)
+    repository.delete_file(one.id)
+    shop.change("UPDATE file SET expires_ms = 1 WHERE id = :id", id=two.id)
+    for file in (one, two):
+        with pytest.raises(NotFound):
+            repository.find_file(file.id)
+        with pytest.raises(NotFound):
+            repository.delete_file(file.id)
+    assert repository.files(client="ann", limit=9) == []
+
+
+def test_bytes_go_when_no_file_and_no_order_needs_them(repository, shop, settings, clerk, ordered, uploaded):
+    # Given bytes that two files have, of which one is ordered and not read yet
+    raw = content(2)
+    order = ordered(raw)
+    other = uploaded(raw)
+    path = FileStore(root=settings.files).path_of(sha256(raw).hexdigest())
+    _age(path)
+    # When both are deleted, Then the bytes stay for the order
+    repository.delete_file(order.input_file_id)
+    repository.delete_file(other.id)
+    assert clerk.tidy() == 0
+    assert path.is_file()
+    # And go once it was read
+    assert look(repository, clerk, order).state is State.IN_PROGRESS
+    assert clerk.tidy() == 1
+    assert not path.exists()
+    assert clerk.tidy() == 0
+    # But not if somebody has uploaded them again
+    third, fourth = uploaded(raw), uploaded(raw)
+    _age(path)
+    repository.delete_file(third.id)
+    assert clerk.tidy() == 0
+    assert path.is_file()
+    assert repository.find_file(fourth.id).id == fourth.id
+
+
+def _age(path):
+    os.utime(path, (1, 1))
+
+
+def test_a_deleted_picture_is_missing_from_its_line_and_nothing_else(
+    repository, shop, settings, clerk, ordered
+):
+    # Given a batch with a picture that was deleted, and one whose file is gone
+    order = look(repository, clerk, ordered(content(3)))
+    draw(shop, settings)
+    order = look(repository, clerk, order, times=2)
+    store = ImageStore(root=settings.pictures)
+    first, second, _ = list(lines.delivered(repository.engine, order.batch_id))
+    repository.delete_pictures(
+        [first.pictures[0].sha256],
+        before_ms=repository.moment_before(seconds=-1),
+        batch_id=None,
+        who="t",
+    )
+    store.path_of(second.pictures[0].sha256).unlink()
+    # When the file is read
+    show = shower(store, base_url=order.base_url)
+    read = [
+        json.loads(output_line(one, batch_id=order.batch_id, show=show))["response"]["body"]
+        for one in lines.delivered(repository.engine, order.batch_id)
+    ]
+    # Then each line is there
+    assert [one["data"][0]["b64_json"] is None for one in read] == [True, True, False]
+    assert [one["routet2i"]["pictures"][0]["deleted"] for one in read] == [True, False, False]
+
+
+def test_long_files_are_read_page_by_page(repository, shop, settings, clerk, ordered, monkeypatch):
+    monkeypatch.setattr("db.lines.PAGE", 2)
+    order = look(repository, clerk, ordered(content(5, bad=3)))
+    draw(shop, settings)
+    assert [one.line_no for one in lines.delivered(repository.engine, order.batch_id)] == [1, 2, 3, 4, 5]
+    assert [one.line_no for one in lines.missing(repository.engine, order.batch_id)] == [6, 7, 8]
