@@ -119,7 +119,7 @@ def _cancel_queued(connection: Connection, job_ids: Sequence[str]) -> list[Queue
     won = run(
         connection,
         """UPDATE job SET state = 'done' WHERE id IN {IDS} AND state = 'queued'
-            RETURNING id, batch_id, width, height, n""",
+            RETURNING id, batch_id, width, height, n, tier""",
         {"ids": pack_ids(job_ids)},
     ).all()
     outcome = cancelled("")
@@ -130,4 +130,4 @@ def _cancel_queued(connection: Connection, job_ids: Sequence[str]) -> list[Queue
                 SELECT {job_id:text}, 'cancelled', 0, 0, {error_class:text}, {error:text}, {NOW} {EACH}""",
             [{"job_id": row.id, "error_class": outcome.error_class, "error": outcome.error} for row in won],
         )
-    return [Queued(row.batch_id, row.width, row.height, row.n) for row in won]
+    return [Queued(row.batch_id, row.width, row.height, row.n, row.tier) for row in won]

@@ -13,9 +13,11 @@ from db.dialects import pack_ids, run
 from db.fairness import Client, served, started, starting_before
 from routet2i.contracts import SHADOW_CLIENT
 
-WAITING = """SELECT b.client, sum(w.jobs) AS jobs, count(DISTINCT w.batch_id) AS batches
-    FROM waiting w JOIN batch b ON b.id = w.batch_id WHERE b.state = 'open' AND w.jobs > 0
-    GROUP BY b.client"""
+RUNS = """NOT EXISTS (SELECT 1 FROM pause p
+    WHERE p.kind = 'batch' AND p.name = b.id OR p.kind = 'client' AND p.name = b.client)"""
+WAITING = f"""SELECT b.client, sum(w.jobs) AS jobs, count(DISTINCT w.batch_id) AS batches
+    FROM waiting w JOIN batch b ON b.id = w.batch_id WHERE b.state = 'open' AND w.jobs > 0 AND {RUNS}
+    GROUP BY b.client"""  # noqa: S608 - constants
 REACHED = "SELECT COALESCE(max(reached), 0) FROM decision_window"
 
 

@@ -54,7 +54,7 @@ def _newest(
     rows = run(
         connection,
         # CROSS JOIN: SQLite must begin with the few microbatches
-        f"""SELECT j.n, j.width, j.height, a.prs, a.scores, w.committed_ms
+        f"""SELECT j.n, j.width, j.height, j.tier, a.prs, a.scores, w.committed_ms
             FROM (SELECT id, batch_id, window_id FROM microbatch {NEWEST[account.scope]}
                     ORDER BY id DESC LIMIT :limit) m
             CROSS JOIN decision_window w CROSS JOIN batch b CROSS JOIN job j CROSS JOIN assignment a
@@ -76,6 +76,7 @@ def _newest(
             height=row.height,
             prediction=Prediction(prs=row.prs, scores=orjson.loads(row.scores)),
             decided_ms=row.committed_ms,
+            tier=row.tier,
         )
         for row in reversed(rows)
     )

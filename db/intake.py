@@ -136,7 +136,9 @@ def add_jobs(
     )
     again = {rejection.line_no for rejection in twice}
     new = [row for row in rows if row["seq"] not in again]
-    waiting.come(connection, (Queued(batch_id, row["width"], row["height"], row["n"]) for row in new))
+    waiting.come(
+        connection, (Queued(batch_id, row["width"], row["height"], row["n"], row["tier"]) for row in new)
+    )
     if new:
         pictures = sum(row["n"] for row in new)
         arrivals.count(connection, client=before.client, jobs=len(new), pictures=pictures)
@@ -163,6 +165,7 @@ def _job(batch_id: str, request: GenerationRequest, *, client: str, now_ms: int)
         "deadline_ms": deadline_ms,
         # half its time later it goes before its client's other jobs
         "jump_ms": None if deadline_ms is None else now_ms + (deadline_ms - now_ms) // 2,
+        "tier": request.tier,
     }
 
 
@@ -172,11 +175,11 @@ def _insert(connection: Connection, batch_id: str, rows: Sequence[dict[str, Any]
         connection,
         """INSERT INTO job(id, batch_id, seq, custom_id, prompt, negative_prompt, seed, width, height, n,
                            priority, metadata, not_before_ms, cancel_requested, state, created_ms, client,
-                           deadline_ms, jump_ms, response_format)
+                           deadline_ms, jump_ms, response_format, tier)
             SELECT {id:text}, {batch_id:text}, {seq:integer}, {custom_id:text}, {prompt:text},
                    {negative_prompt:text}, {seed:bigint}, {width:integer}, {height:integer}, {n:integer},
                    {priority:integer}, {metadata:text}, 0, 0, 'queued', {NOW}, {client:text},
-                   {deadline_ms:bigint}, {jump_ms:bigint}, {response_format:text} {EACH}
+                   {deadline_ms:bigint}, {jump_ms:bigint}, {response_format:text}, {tier:text} {EACH}
             WHERE true ON CONFLICT(batch_id, custom_id) DO NOTHING""",
         rows,
     )

@@ -1,4 +1,4 @@
-"""The promises of reliability.md section 1, on shadows, previews, queue and retries (I11 to I14), as SQL.
+"""The promises of reliability.md section 1, on shadows, previews, queue and retries (I11 to I15), as SQL.
 
 Read only. It knows what SQL can see: not the picture files (I5 beyond its rows), not a provider's bill (I4
 beyond what we recorded of it) and not what a model makes of equal inputs (I10).
@@ -19,7 +19,7 @@ SHOWN = 20  # violations per check: a broken promise is rarely broken once
 class Violation:
     """One broken promise."""
 
-    invariant: str  # I1 to I13
+    invariant: str  # I1 to I15
     detail: str  # which row, and what is wrong with it
 
 
@@ -265,14 +265,16 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
     ),
     (
         "I14",
-        "is a retry that asks for something else than its job, or whose job succeeded",
+        "is a retry that asks for something else than its job, or whose job succeeded on its tier",
         """SELECT 'job ' || s.id FROM job s JOIN job j ON j.id = s.retry_of
             JOIN batch b ON b.id = s.batch_id LEFT JOIN outcome o ON o.job_id = j.id
             WHERE s.prompt <> j.prompt OR s.seed <> j.seed OR s.n <> j.n OR s.client <> j.client
                OR COALESCE(s.negative_prompt, '') <> COALESCE(j.negative_prompt, '')
                OR COALESCE(s.width, 0) <> COALESCE(j.width, 0)
                OR COALESCE(s.height, 0) <> COALESCE(j.height, 0)
-               OR COALESCE(b.retry_of, '') <> j.batch_id OR COALESCE(o.state, 'succeeded') = 'succeeded'""",
+               OR COALESCE(b.retry_of, '') <> j.batch_id
+               OR COALESCE(o.state, 'succeeded') = 'succeeded'
+                  AND (s.tier IS NULL OR s.tier = COALESCE(o.tier, s.tier))""",
     ),
     (
         "I11",
@@ -282,15 +284,21 @@ CHECKS = (  # (invariant, what is wrong, statement that returns one text per wro
             WHERE b.client = 'shadow' AND l.budget_id <> 'batch:' || b.id""",
     ),
     (
+        "I15",
+        "was drawn by another tier than the one that it asked for",
+        """SELECT 'job ' || j.id FROM job j JOIN assignment a ON a.job_id = j.id
+            WHERE j.tier IS NOT NULL AND (a.tier <> j.tier OR a.reason <> 'requested')""",
+    ),
+    (
         "I13",
         "has other jobs queued than are counted as waiting",
-        f"""SELECT 'batch ' || batch_id || ', size ' || width || 'x' || height FROM {COUNTED}""",  # noqa: S608
+        f"""SELECT 'batch ' || batch_id || ', size ' || width || 'x' || height || tier FROM {COUNTED}""",  # noqa: S608
     ),
 )
 
 
 def check_invariants(engine: Engine) -> list[Violation]:
-    """Return what breaks I1 to I9, I11 to I14 now, as far as SQL can see; an empty list is good.
+    """Return what breaks I1 to I9, I11 to I15 now, as far as SQL can see; an empty list is good.
 
     I1 is judged for jobs that are done or assigned: a queued job of a living batch still has its future.
     """

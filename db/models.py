@@ -117,6 +117,7 @@ waiting = Table(
     Column("batch_id", Text, ForeignKey("batch.id"), primary_key=True),
     Column("width", Integer, primary_key=True),  # pixels; 0 = the tier's own
     Column("height", Integer, primary_key=True),
+    Column("tier", Text, primary_key=True),  # that must draw them; empty = any
     Column("jobs", BigInteger, nullable=False),  # queued
     Column("pictures", BigInteger, nullable=False),  # wanted by them
     CheckConstraint("jobs >= 0 AND pictures >= jobs", name="amounts"),
@@ -273,8 +274,11 @@ job = Table(
     Column("client", Text, nullable=False, server_default="default"),  # its batch's
     Column("deadline_ms", BigInteger),  # wanted until then; NULL = any time
     Column("jump_ms", BigInteger),  # from then on it goes before jobs without haste
-    Column("retry_of", Text, ForeignKey("job.id")),  # the job without success that it repeats
+    Column(  # the job that it repeats: without success, or of another tier
+        "retry_of", Text, ForeignKey("job.id")
+    ),
     Column("response_format", Text),  # how an API's answer shows its pictures: url, b64_json; NULL = either
+    Column("tier", Text),  # that must draw it; NULL = the window chooses
     UniqueConstraint("batch_id", "seq"),
     UniqueConstraint("batch_id", "custom_id"),
     CheckConstraint("state IN ('queued', 'assigned', 'done')", name="state"),
@@ -563,6 +567,18 @@ promotion = Table(
     Column("who", Text, nullable=False),  # a person, or the name of a policy
     Column("reason", Text, nullable=False),  # in their words
     Column("at_ms", BigInteger, nullable=False),
+)
+
+pause = Table(
+    "pause",
+    metadata,
+    Column("kind", Text, primary_key=True),  # client, batch, tier
+    Column("name", Text, primary_key=True),  # of the client or the tier; the batch's id
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),  # in their words
+    Column("at_ms", BigInteger, nullable=False),
+    CheckConstraint("kind IN ('client', 'batch', 'tier')", name="kind"),
+    sqlite_with_rowid=False,
 )
 
 api_key = Table(

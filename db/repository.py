@@ -4,9 +4,9 @@ A facade: it opens transactions; the statements stand in the module of their nou
 `db.claims` ...). It knows no file, no model, no queue and no clock but the database's.
 
 So that no two transactions wait for each other, rows are locked in one order, those of a table with their
-ids sorted: leader, batch, client, microbatch, job, call, outcome, budget, ledger, waiting, arrivals. Before
-them come, in this order, `file` and `api_batch`, the lock of the door (`db.door`), those of the whole tables
-`budget_policy`, `promotion` and `resumption`, and those of previews.
+ids sorted: leader, batch, client, microbatch, job, call, outcome, budget, ledger, waiting, arrivals, pause.
+Before them come, in this order, `file` and `api_batch`, the lock of the door (`db.door`), those of the whole
+tables `budget_policy`, `promotion` and `resumption`, and those of previews.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +28,14 @@ from db import (
     clients,
     decided,
     dispatching,
+    ends,
     files,
     intake,
     keys,
     leader,
     lookup,
     pairs,
+    pauses,
     permits,
     pools,
     predictors,
@@ -51,9 +53,11 @@ from db import (
 from db.api_batches import ApiBatchRow, Order, State, Taken
 from db.budgets import NotOpen
 from db.clients import ClientRow
+from db.ends import JobEnd
 from db.files import FileRow, Purpose
 from db.keys import KeyRow, Role
 from db.pairs import ShadowPair, ShadowSpending
+from db.pauses import Pause, Paused
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
 from routet2i import failpoints
@@ -534,6 +538,29 @@ class Repository:
             ),
         )
 
+    # pauses
+
+    def pause(self, kind: Paused, name: str, *, who: str, reason: str) -> bool:
+        """Let windows leave a client's or a batch's jobs queued, or give a tier none; False if they do.
+
+        What is assigned already is drawn.
+        """
+        return write(self.engine, lambda c: pauses.pause(c, kind, name, who=who, reason=reason))
+
+    def resume(self, kind: Paused, name: str) -> bool:
+        """End a pause; False if there was none."""
+        return write(self.engine, lambda c: pauses.resume(c, kind, name))
+
+    def pauses(self) -> Sequence[Pause]:
+        """Return all that is paused, the longest first."""
+        with reading(self.engine) as connection:
+            return pauses.rows(connection)
+
+    def resting_tiers(self) -> frozenset[str]:
+        """Return the tiers that windows give no jobs."""
+        with reading(self.engine) as connection:
+            return pauses.of_tiers(connection)
+
     # budgets
 
     def set_budget(
@@ -853,14 +880,23 @@ class Repository:
 
     # retry
 
-    def retryable(self, origin: str, *, job_ids: Sequence[str] | None) -> Sequence[Any]:
-        """Return `jobs, n, width, height` of a batch's jobs that can be retried, one row per shape.
+    def retryable(
+        self,
+        origin: str,
+        *,
+        job_ids: Sequence[str] | None,
+        tier: str | None = None,
+        drawn_by: str | None = None,
+    ) -> Sequence[Any]:
+        """Return `jobs, n, width, height, tier` of a batch's jobs that can be retried, one row per kind.
 
         Args:
             job_ids: of these, those without success; None = of all, those that failed.
+            tier: that the retries will ask for: with `job_ids`, what another tier drew can be repeated too.
+            drawn_by: instead of those that failed: those that this tier drew.
         """
         with reading(self.engine) as connection:
-            return retrying.retryable(connection, origin, job_ids=job_ids)
+            return retrying.retryable(connection, origin, job_ids=job_ids, tier=tier, drawn_by=drawn_by)
 
     def retry_rounds(self, origin: str) -> Sequence[str]:
         """Return the batches that retry jobs of this one and are wholly written, oldest first."""
@@ -898,11 +934,27 @@ class Repository:
             ),
         )
 
-    def add_retries(self, origin: str, batch_id: str, *, job_ids: Sequence[str] | None, limit: int) -> int:
-        """Add the next retries to their batch, in file order; return how many, 0 = all are there."""
+    def add_retries(
+        self,
+        origin: str,
+        batch_id: str,
+        *,
+        job_ids: Sequence[str] | None,
+        limit: int,
+        tier: str | None = None,
+        drawn_by: str | None = None,
+    ) -> int:
+        """Add the next retries to their batch, in file order; return how many, 0 = all are there.
+
+        Args:
+            tier: that they ask for; None = what their jobs have asked for.
+            drawn_by: see `retryable`.
+        """
         return write(
             self.engine,
-            lambda c: retrying.add_step(c, origin, batch_id, job_ids=job_ids, limit=limit),
+            lambda c: retrying.add_step(
+                c, origin, batch_id, job_ids=job_ids, limit=limit, tier=tier, drawn_by=drawn_by
+            ),
         )
 
     # retention
@@ -963,6 +1015,18 @@ class Repository:
         """Return names that pictures have which nobody deleted, in order, beginning behind `after`."""
         with reading(self.engine) as connection:
             return pruning.living(connection, after=after, limit=limit)
+
+    # waiting
+
+    def ends(self, job_ids: Sequence[str]) -> Mapping[str, JobEnd]:
+        """Return job id -> where it stands, with its pictures, for jobs that somebody waits for."""
+        with reading(self.engine) as connection:
+            return ends.of_jobs(connection, job_ids)
+
+    def first_job(self, batch_id: str) -> str | None:
+        """Return the job of a batch's first line; None if that became none."""
+        with reading(self.engine) as connection:
+            return ends.first_job(connection, batch_id)
 
     # lookup
 

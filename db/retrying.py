@@ -1,4 +1,4 @@
-"""Jobs that ended without success, once more: new jobs of a new batch, which name what they repeat.
+"""Jobs once more, failed ones or on another tier: new jobs of a new batch, which name what they repeat.
 
 An outcome is history and a job has one, so nothing is undone: the new job has the same prompt, seed and
 wishes, is decided anew and is paid from the new batch's money. A job is retried at most once; if that fails
@@ -15,21 +15,32 @@ from db.dialects import pack_ids, run
 from routet2i.contracts import SHADOW_CLIENT, GenerationRequest, OpenedBatch, QueueLimits
 from routet2i.errors import NotFound, UsageError
 
-# Jobs (j) of a batch that ended without success and have no retry: the failed ones, or those that are named.
+# Jobs (j) of a batch that have no retry: those that failed, or that one tier drew, or those of the named ones
+# that ended without success or were drawn by another tier than the wanted one.
 RETRYABLE = """
 FROM job j JOIN outcome o ON o.job_id = j.id
 WHERE j.batch_id = :origin AND NOT EXISTS (SELECT 1 FROM job r WHERE r.retry_of = j.id)
-  AND (CAST(:ids AS text) IS NULL AND o.state = 'failed'
-       OR CAST(:ids AS text) IS NOT NULL AND o.state <> 'succeeded' AND j.id IN {IDS})
+  AND (CAST(:ids AS text) IS NULL AND CAST(:drawn_by AS text) IS NULL AND o.state = 'failed'
+       OR o.state = 'succeeded' AND o.tier = CAST(:drawn_by AS text) AND o.tier <> CAST(:tier AS text)
+       OR CAST(:ids AS text) IS NOT NULL AND j.id IN {IDS}
+          AND (o.state <> 'succeeded' OR o.tier <> CAST(:tier AS text)))
 """
 
 
-def retryable(connection: Connection, origin: str, *, job_ids: Sequence[str] | None) -> Sequence[Row[Any]]:
-    """Return `jobs, n, width, height` of what can be retried, one row per shape and number of pictures."""
+def retryable(
+    connection: Connection,
+    origin: str,
+    *,
+    job_ids: Sequence[str] | None,
+    tier: str | None,
+    drawn_by: str | None,
+) -> Sequence[Row[Any]]:
+    """Return `jobs, n, width, height, tier` of what can be retried, a row per kind; `tier`: asked for."""
     return run(
         connection,
-        f"SELECT count(*) AS jobs, j.n, j.width, j.height {RETRYABLE} GROUP BY j.n, j.width, j.height",
-        _which(origin, job_ids),
+        f"""SELECT count(*) AS jobs, j.n, j.width, j.height, j.tier {RETRYABLE}
+            GROUP BY j.n, j.width, j.height, j.tier""",
+        _which(origin, job_ids, tier, drawn_by),
     ).all()
 
 
@@ -84,7 +95,14 @@ def open_retry(
 
 
 def add_step(
-    connection: Connection, origin: str, batch_id: str, *, job_ids: Sequence[str] | None, limit: int
+    connection: Connection,
+    origin: str,
+    batch_id: str,
+    *,
+    job_ids: Sequence[str] | None,
+    limit: int,
+    tier: str | None,
+    drawn_by: str | None,
 ) -> int:
     """Add the next retries to their batch, in file order; return how many, 0 = all are there."""
     # whoever retries jobs of this batch waits here for the others, who might take the same
@@ -92,7 +110,7 @@ def add_step(
     rows = run(
         connection,
         f"SELECT j.* {RETRYABLE} ORDER BY j.seq LIMIT :limit",
-        _which(origin, job_ids) | {"limit": limit},
+        _which(origin, job_ids, tier, drawn_by) | {"limit": limit},
     ).all()
     if not rows:
         return 0
@@ -109,6 +127,7 @@ def add_step(
             priority=row.priority,
             metadata=row.metadata,
             response_format=row.response_format,
+            tier=row.tier if tier is None else tier,
         )
         for row in rows
     ]
@@ -122,5 +141,12 @@ def add_step(
     return len(rows)
 
 
-def _which(origin: str, job_ids: Sequence[str] | None) -> dict[str, Any]:
-    return {"origin": origin, "ids": None if job_ids is None else pack_ids(job_ids)}
+def _which(
+    origin: str, job_ids: Sequence[str] | None, tier: str | None, drawn_by: str | None
+) -> dict[str, Any]:
+    return {
+        "origin": origin,
+        "ids": None if job_ids is None else pack_ids(job_ids),
+        "tier": tier,
+        "drawn_by": drawn_by,
+    }

@@ -21,8 +21,11 @@ def sampled(connection: Connection, batch_id: str, *, jobs: int) -> tuple[Sample
         chosen = [1 + int((part + chance.random()) * lines / jobs) for part in range(jobs)]
     rows = run(
         connection,
-        """SELECT prompt, n, width, height FROM job WHERE batch_id = :id
+        """SELECT prompt, n, width, height, tier FROM job WHERE batch_id = :id
             AND seq IN (SELECT CAST(s.id AS integer) FROM {IDS} AS s) ORDER BY seq""",
         {"id": batch_id, "ids": pack_ids(str(line) for line in chosen)},
     ).all()
-    return tuple(SampledJob(prompt=row.prompt, n=row.n, width=row.width, height=row.height) for row in rows)
+    return tuple(
+        SampledJob(prompt=row.prompt, n=row.n, width=row.width, height=row.height, tier=row.tier)
+        for row in rows
+    )

@@ -92,7 +92,8 @@ class JobStory:
     submitted_at: datetime
     wanted_until: datetime | None  # its deadline; None = it has none
     defer_reason: str | None  # why the last window left it queued
-    retry_of: str | None  # the job without success that it repeats
+    requested_tier: str | None  # that had to draw it; None = any
+    retry_of: str | None  # the job that it repeats
     retried_by: str | None  # the job that repeats it
     # the decision
     preview_id: str | None  # that made it before the submission; None = the window did
@@ -187,6 +188,7 @@ TAKEN_OVER = (  # columns of `_job` that are fields of JobStory as they are
     ),
     "preview_id",
     *(
+        "requested_tier",
         "defer_reason",
         "retry_of",
         "retried_by",
@@ -206,6 +208,7 @@ def _job(connection: Connection, job_id: str) -> Row[Any] | None:
         connection,
         """SELECT j.id AS job_id, j.batch_id, j.custom_id, j.seq AS line_no, j.prompt, j.negative_prompt, j.n,
                 j.seed, j.width, j.height, j.client, j.deadline_ms, j.defer_reason, j.retry_of, j.created_ms,
+                j.tier AS requested_tier,
                 j.microbatch_id, b.preview_id,
                 (SELECT r.id FROM job r WHERE r.retry_of = j.id) AS retried_by,
                 CASE WHEN o.state IS NOT NULL THEN o.state

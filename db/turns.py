@@ -12,6 +12,7 @@ import orjson
 from sqlalchemy import Connection, Row
 
 from db import clients
+from db.clients import RUNS
 from db.dialects import pack_ids, run
 from db.fairness import AGED, Client, aged, in_turn, quotas
 
@@ -19,7 +20,8 @@ ROUNDS = 4  # of sharing: what a client leaves because its jobs are deferred is 
 
 # CROSS JOIN: SQLite must walk the queue in its own order, not batch by batch
 _TAKEABLE = """FROM job j CROSS JOIN batch b WHERE j.client = {client} AND j.state = 'queued'
-    AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'"""
+    AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
+    AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'batch' AND p.name = b.id)"""
 _OF_CLIENT = _TAKEABLE.replace("{client}", "c.id")
 URGENT = f"""SELECT j.id {_OF_CLIENT} AND j.jump_ms <= {{NOW}}
     ORDER BY j.jump_ms, j.priority DESC, j.batch_id, j.seq LIMIT :most"""
@@ -43,10 +45,11 @@ OLDEST = f"""WITH RECURSIVE level(client, priority) AS (
         ORDER BY j.batch_id, j.seq LIMIT :most) AS q) AS text) AS oldest
     FROM level v WHERE v.priority IS NOT NULL"""  # noqa: S608 - constants
 
-COUNT = """SELECT (SELECT COALESCE(sum(w.jobs), 0) FROM waiting w JOIN batch b ON b.id = w.batch_id
-        WHERE b.state = 'open' AND w.jobs > 0)
-    - (SELECT count(*) FROM job
-        WHERE state = 'queued' AND not_before_ms > 0 AND not_before_ms > {NOW})"""
+RUNS_OF_JOB = RUNS.replace("b.id", "j.batch_id").replace("b.client", "j.client")
+COUNT = f"""SELECT (SELECT COALESCE(sum(w.jobs), 0) FROM waiting w JOIN batch b ON b.id = w.batch_id
+        WHERE b.state = 'open' AND w.jobs > 0 AND {RUNS})
+    - (SELECT count(*) FROM job j
+        WHERE j.state = 'queued' AND not_before_ms > 0 AND not_before_ms > {{NOW}} AND {RUNS_OF_JOB})"""  # noqa: S608 - constants
 
 
 def take(connection: Connection, *, limit: int) -> list[Row[Any]]:
@@ -70,7 +73,7 @@ def take(connection: Connection, *, limit: int) -> list[Row[Any]]:
         row.id: row
         for row in run(
             connection,
-            """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n, j.deadline_ms, b.preview_id
+            """SELECT j.id, j.batch_id, j.prompt, j.width, j.height, j.n, j.deadline_ms, j.tier, b.preview_id
                 FROM job j JOIN batch b ON b.id = j.batch_id WHERE j.id IN {IDS}""",
             {"ids": pack_ids(job for jobs in found.values() for job in jobs)},
         )

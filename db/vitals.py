@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
+from db.clients import RUNS
 from db.dialects import run
 from db.session import reading
 
@@ -85,12 +86,12 @@ def _waiting(connection: Connection) -> float | None:
     return _seconds(
         run(
             connection,
-            """SELECT {NOW} - min(since) FROM (
+            f"""SELECT {{NOW}} - min(since) FROM (
                 SELECT CASE WHEN j.not_before_ms > j.created_ms THEN j.not_before_ms
                             ELSE j.created_ms END AS since
                 FROM job j JOIN batch b ON b.id = j.batch_id
-                WHERE j.state = 'queued' AND b.state = 'open' AND j.not_before_ms <= {NOW}
-                LIMIT :most) queue""",
+                WHERE j.state = 'queued' AND b.state = 'open' AND j.not_before_ms <= {{NOW}} AND {RUNS}
+                LIMIT :most) queue""",  # noqa: S608 - constants
             {"most": LOOKED_AT},
         ).scalar()
     )

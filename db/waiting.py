@@ -1,4 +1,4 @@
-"""What waits, counted as it comes and goes: queued jobs and their pictures by batch and size.
+"""What waits, counted as it comes and goes: queued jobs and their pictures by batch, size and wanted tier.
 
 A window asks how much more will want money; counting that anew each time takes as long as there are rows. The
 caller holds the row of the batch: alone where jobs come or are cancelled, shared with other windows where
@@ -14,38 +14,41 @@ from sqlalchemy import Connection
 from db.dialects import pack_ids, run
 from routet2i.contracts import Waiting
 
-# What jobs and this table say of each batch and size, side by side: the two differ where a sum is not zero
+# What jobs and this table say of each batch, size, tier, side by side: they differ where a sum is not zero
 COUNTED = """(SELECT batch_id, COALESCE(width, 0) AS width, COALESCE(height, 0) AS height,
-                     1 AS jobs, n AS pictures FROM job WHERE state = 'queued'
-              UNION ALL SELECT batch_id, width, height, -jobs, -pictures FROM waiting) AS counted
-    GROUP BY batch_id, width, height HAVING sum(jobs) <> 0 OR sum(pictures) <> 0 OR max(jobs) = 0"""
+                     COALESCE(tier, '') AS tier, 1 AS jobs, n AS pictures FROM job WHERE state = 'queued'
+              UNION ALL SELECT batch_id, width, height, tier, -jobs, -pictures FROM waiting) AS counted
+    GROUP BY batch_id, width, height, tier HAVING sum(jobs) <> 0 OR sum(pictures) <> 0 OR max(jobs) = 0"""
 
 
 class Queued(NamedTuple):
-    """What counts of a job: how many pictures of which size, for whom."""
+    """What counts of a job: how many pictures of which size, for whom, on which tier."""
 
     batch_id: str
     width: int | None  # pixels; None = the tier's own
     height: int | None
     n: int  # pictures
+    tier: str | None  # that must draw it; None = any
 
 
 def _counted(jobs: Iterable[Queued]) -> list[dict[str, object]]:
-    """Return one row per batch and size, in the order in which every transaction takes them."""
-    number: Counter[tuple[str, int, int]] = Counter()
-    pictures: Counter[tuple[str, int, int]] = Counter()
-    for batch_id, width, height, n in jobs:
-        number[batch_id, width or 0, height or 0] += 1
-        pictures[batch_id, width or 0, height or 0] += n
+    """Return one row per batch, size and tier, in the order in which every transaction takes them."""
+    number: Counter[tuple[str, int, int, str]] = Counter()
+    pictures: Counter[tuple[str, int, int, str]] = Counter()
+    for job in jobs:
+        key = job.batch_id, job.width or 0, job.height or 0, job.tier or ""
+        number[key] += 1
+        pictures[key] += job.n
     return [
         {
             "batch_id": batch_id,
             "width": width,
             "height": height,
-            "jobs": number[batch_id, width, height],
-            "pictures": pictures[batch_id, width, height],
+            "tier": tier,
+            "jobs": number[batch_id, width, height, tier],
+            "pictures": pictures[batch_id, width, height, tier],
         }
-        for batch_id, width, height in sorted(number)
+        for batch_id, width, height, tier in sorted(number)
     ]
 
 
@@ -55,9 +58,9 @@ def come(connection: Connection, jobs: Iterable[Queued]) -> None:
     if rows:
         run(
             connection,
-            """INSERT INTO waiting(batch_id, width, height, jobs, pictures)
-                VALUES(:batch_id, :width, :height, :jobs, :pictures)
-                ON CONFLICT(batch_id, width, height) DO UPDATE
+            """INSERT INTO waiting(batch_id, width, height, tier, jobs, pictures)
+                VALUES(:batch_id, :width, :height, :tier, :jobs, :pictures)
+                ON CONFLICT(batch_id, width, height, tier) DO UPDATE
                 SET jobs = waiting.jobs + excluded.jobs, pictures = waiting.pictures + excluded.pictures""",
             rows,
         )
@@ -75,7 +78,7 @@ def go(connection: Connection, jobs: Iterable[Queued]) -> None:
     run(
         connection,
         """UPDATE waiting SET jobs = jobs - :jobs, pictures = pictures - :pictures
-            WHERE batch_id = :batch_id AND width = :width AND height = :height
+            WHERE batch_id = :batch_id AND width = :width AND height = :height AND tier = :tier
             AND jobs >= :jobs AND pictures - :pictures >= jobs - :jobs""",
         rows,
     )
@@ -87,17 +90,23 @@ def go(connection: Connection, jobs: Iterable[Queued]) -> None:
 
 
 def of_batches(connection: Connection, batches: Set[str]) -> Mapping[str, tuple[Waiting, ...]]:
-    """Return what waits in each of these batches, by size; nothing for one in which nothing waits."""
+    """Return what waits in each of these batches, by size and tier; nothing where nothing waits."""
     rows = run(
         connection,
-        """SELECT batch_id, width, height, jobs, pictures FROM waiting WHERE batch_id IN {IDS}
-            ORDER BY batch_id, width, height""",
+        """SELECT batch_id, width, height, tier, jobs, pictures FROM waiting WHERE batch_id IN {IDS}
+            ORDER BY batch_id, width, height, tier""",
         {"ids": pack_ids(batches)},
     ).all()
     found: dict[str, list[Waiting]] = {batch: [] for batch in batches}
     for row in rows:
         found[row.batch_id].append(
-            Waiting(width=row.width or None, height=row.height or None, jobs=row.jobs, pictures=row.pictures)
+            Waiting(
+                width=row.width or None,
+                height=row.height or None,
+                jobs=row.jobs,
+                pictures=row.pictures,
+                tier=row.tier or None,
+            )
         )
     return {batch: tuple(groups) for batch, groups in found.items()}
 
@@ -117,21 +126,21 @@ def mend(connection: Connection, batch_id: str) -> None:
     run(connection, "DELETE FROM waiting WHERE batch_id = :id", {"id": batch_id})
     run(
         connection,
-        """INSERT INTO waiting(batch_id, width, height, jobs, pictures)
-            SELECT batch_id, COALESCE(width, 0), COALESCE(height, 0), count(*), sum(n) FROM job
-            WHERE state = 'queued' AND batch_id = :id
-            GROUP BY batch_id, COALESCE(width, 0), COALESCE(height, 0)""",
+        """INSERT INTO waiting(batch_id, width, height, tier, jobs, pictures)
+            SELECT batch_id, COALESCE(width, 0), COALESCE(height, 0), COALESCE(tier, ''), count(*), sum(n)
+            FROM job WHERE state = 'queued' AND batch_id = :id
+            GROUP BY batch_id, COALESCE(width, 0), COALESCE(height, 0), COALESCE(tier, '')""",
         {"id": batch_id},
     )
 
 
 def elsewhere(connection: Connection, batches: Set[str]) -> Mapping[str, tuple[Waiting, ...]]:
-    """Return client -> what waits in its other batches, by size; of a cancelled batch nothing waits."""
+    """Return client -> what waits in its other batches, by size and tier; cancelled ones have none."""
     rows = run(
         connection,
-        """SELECT b.client, w.width, w.height, sum(w.jobs) AS jobs, sum(w.pictures) AS pictures
+        """SELECT b.client, w.width, w.height, w.tier, sum(w.jobs) AS jobs, sum(w.pictures) AS pictures
             FROM waiting w JOIN batch b ON b.id = w.batch_id WHERE w.batch_id NOT IN {IDS}
-            GROUP BY b.client, w.width, w.height ORDER BY b.client, w.width, w.height""",
+            GROUP BY b.client, w.width, w.height, w.tier ORDER BY b.client, w.width, w.height, w.tier""",
         {"ids": pack_ids(batches)},
     ).all()
     found: dict[str, list[Waiting]] = {}
@@ -142,6 +151,7 @@ def elsewhere(connection: Connection, batches: Set[str]) -> Mapping[str, tuple[W
                 height=row.height or None,
                 jobs=int(row.jobs),
                 pictures=int(row.pictures),
+                tier=row.tier or None,
             )
         )
     return {client: tuple(groups) for client, groups in found.items()}

@@ -60,6 +60,7 @@ def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWo
                 n=row.n,
                 locked=promised.get(row.id),
                 deadline_ms=row.deadline_ms,
+                tier=row.tier,
             )
             for row in rows
         ),
@@ -207,11 +208,11 @@ def _still_queued(
     """
     rows = run(
         connection,
-        """SELECT id, batch_id, width, height, n FROM job
+        """SELECT id, batch_id, width, height, n, tier FROM job
             WHERE id IN {IDS} AND state = 'queued' ORDER BY id""",
         {"ids": pack_ids({a.job_id for m in plan.microbatches for a in m.assignments})},
     ).all()
-    jobs = {row.id: Queued(row.batch_id, row.width, row.height, row.n) for row in rows}
+    jobs = {row.id: Queued(row.batch_id, row.width, row.height, row.n, row.tier) for row in rows}
     kept = (
         replace(
             microbatch,

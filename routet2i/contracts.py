@@ -124,6 +124,7 @@ class GenerationRequest:
     deadline_ms: int | None = None  # until when it is wanted, milliseconds since 1970; None = see within_ms
     within_ms: int | None = None  # of its submission, where that says it; None with the above = no deadline
     response_format: str | None = None  # how an API's answer shows its pictures: url, b64_json or its default
+    tier: str | None = None  # that must draw it; None = the window chooses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +171,7 @@ class WindowJob:
     n: int
     locked: Assignment | None = None  # what the preview of its batch has promised; None = it is free
     deadline_ms: int | None = None  # wanted until then; None = any time
+    tier: str | None = None  # that must draw it; None = any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -438,12 +440,13 @@ class Funds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
-    """Queued jobs of one size, those of this window included."""
+    """Queued jobs of one size and one wish for a tier, those of this window included."""
 
     width: int | None  # pixels; None = the tier's own
     height: int | None
     jobs: int
     pictures: int
+    tier: str | None = None  # that must draw them; None = any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -488,6 +491,7 @@ class WindowWork:
     elsewhere: Mapping[Account, tuple[Waiting, ...]] = field(default_factory=dict)  # queued in other batches
     pools: Mapping[str, Pool] = field(default_factory=dict)  # by tier; empty where nobody asks for them
     speeds: tuple[Speed, ...] = ()  # empty where no job has a deadline
+    resting: frozenset[str] = frozenset()  # tiers that get no jobs now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -499,6 +503,7 @@ class DecidedJob:
     height: int | None
     prediction: Prediction
     decided_ms: int  # when, by the database's clock
+    tier: str | None = None  # that had to draw it; None = any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -509,6 +514,7 @@ class SampledJob:
     n: int
     width: int | None  # pixels; None = the tier's own
     height: int | None
+    tier: str | None = None  # that must draw it; None = any
 
 
 SLOT_MS = 300_000  # arrivals are counted per five minutes

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     client_queue_jobs: int | None = Field(
         None, ge=1, description="the same for the jobs of one client; empty: no limit of its own"
     )
+    api_requests_per_minute: int | None = Field(
+        None, ge=1, description="most requests of one key to one HTTP process; empty: no limit"
+    )
     max_line_bytes: int = Field(
         65_536, ge=64, le=1 << 24, description="longest accepted line of a prompt file"
     )

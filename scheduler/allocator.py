@@ -29,6 +29,7 @@ TIER_FULL = "tier_full"
 DEADLINE = "deadline"
 CAPACITY = "capacity"
 TIER_MISSING = "tier_missing"
+REQUESTED = "requested"
 BUDGET_GUARD = GUARDED_BY[Scope.BATCH]
 BUDGET = DEFERRED_BY[Scope.BATCH]
 
@@ -57,7 +58,8 @@ REASONS: Mapping[str, str] = {
     BUDGET: "the budget does not cover even the edge tier now; it waits for money",
     "client_budget": "the client's budget does not cover even the edge tier now; it waits for money",
     "deployment_budget": "the deployment's budget does not cover even the edge tier now; it waits for money",
-    TIER_MISSING: "the tier file has no longer the tier that its preview promised; it waits for that tier",
+    TIER_MISSING: "the tier file has no longer the tier that it asks for or its preview promised; it waits",
+    REQUESTED: "its line asks for this tier",
 }
 
 
@@ -102,7 +104,7 @@ def pack(
 
     A microbatch holds at most `microbatch_jobs` pictures, and so at most as many jobs, but at least one job:
     a lease then covers a bounded amount of work whatever n the jobs have. A cloud microbatch carries the same
-    jobs on the edge tier as its fallback, where that is cheaper.
+    jobs on the edge tier as its fallback, where that is cheaper; jobs that ask for their tier have none.
 
     Args:
         assignments: of any number of batches.
@@ -113,10 +115,10 @@ def pack(
     """
     known = {job.job_id: job for job in jobs}
     full: list[_Group] = []
-    open_groups: dict[tuple[str, str, int | None, int | None], _Group] = {}
+    open_groups: dict[tuple[str, str, int | None, int | None, bool], _Group] = {}
     for assignment in assignments:
         job = known[assignment.job_id]
-        key = (job.batch_id, assignment.tier, job.width, job.height)
+        key = (job.batch_id, assignment.tier, job.width, job.height, job.tier is None)
         group = open_groups.get(key)
         if group is None or group.pictures + job.n > microbatch_jobs:
             group = _Group(job=job, tier=tiers[assignment.tier], assignments=[], jobs=[])
@@ -131,7 +133,7 @@ def pack(
 
 def _microbatch(group: _Group, *, edge: TierProfile, microbatch_id: str) -> Microbatch:
     job, tier = group.job, group.tier
-    cheaper = _price(edge, job) < _price(tier, job)
+    cheaper = job.tier is None and _price(edge, job) < _price(tier, job)
     fallback = (
         tuple(
             replace(assignment, tier=edge.name, reason=BUDGET_GUARD, micro_usd=_price(edge, one))

@@ -86,7 +86,7 @@ def decide_window(
     return Decision(
         assignments=tuple(_assignments(work, predictions, choice, options, accounts, limited, tiers=tiers)),
         deferred=tuple(
-            (job.job_id, deferral(choice, row, short=_scope(choice, row, limited)))
+            (job.job_id, deferral(choice, row, job=job, tiers=tiers, short=_scope(choice, row, limited)))
             for row, job in enumerate(work.jobs)
             if choice.tier[row] == DEFERRED
         ),
@@ -145,7 +145,7 @@ def _solve(
         allowance=allowance,
         price=price,
         load=loads(tiers, work.jobs),
-        capacity=rooms(tiers, work.pools),
+        capacity=rooms(tiers, work.pools, resting=work.resting),
     )
     return _Solved(choice=choice, allowance=allowance, markets=remembered)
 
@@ -239,9 +239,8 @@ def _offer(
 
 def _floor(group: Waiting, tiers: Tiers) -> int:
     """Return what jobs that wait cost at least."""
-    return min(
-        tiers[tier].price(group.pictures, width=group.width, height=group.height) for tier in tiers.routed
-    )
+    able = [group.tier] if group.tier in tiers.routed else tiers.routed
+    return min(tiers[tier].price(group.pictures, width=group.width, height=group.height) for tier in able)
 
 
 def _only(options: Options, rows: Mask) -> Options:
@@ -280,7 +279,7 @@ def _assignments(
             Assignment(
                 job_id=job.job_id,
                 tier=tiers.routed[column],
-                reason=reason(choice, row, tiers=tiers, short=_scope(choice, row, limited)),
+                reason=reason(choice, row, job=job, tiers=tiers, short=_scope(choice, row, limited)),
                 prs=prediction.prs,
                 threshold=float(below[row]),
                 micro_usd=int(options.micro_usd[row, column]),

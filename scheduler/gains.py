@@ -31,6 +31,10 @@ class Sized(Protocol):
     def height(self) -> int | None:
         """Return pixels; None = the tier's own."""
 
+    @property
+    def tier(self) -> str | None:
+        """Return the tier that must draw it; None = any."""
+
 
 def options_of(
     jobs: Sequence[Sized],
@@ -44,7 +48,7 @@ def options_of(
 
     The gain of a tier is n_pictures (1/2 - PRS(edge, tier)); the pair's own PRS is the predicted one, that of
     a tier between them follows from the predicted scores. A tier that nothing is predicted for is not
-    allowed.
+    allowed; to a job that asks for a tier, no other one is.
 
     Args:
         jobs: most urgent first.
@@ -72,6 +76,9 @@ def options_of(
             superior = _between(predictions, tier=name, edge=tiers.edge, yardstick=yardstick)
             allowed[:, column] = np.isfinite(superior)
         gain[:, column] = np.nan_to_num(pictures * (EQUAL - superior))
+    for row, job in enumerate(jobs):
+        if job.tier is not None:
+            allowed[row] = [name == job.tier for name in tiers.routed]
     return Options(
         micro_usd=prices,
         gain=gain,

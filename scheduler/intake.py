@@ -17,14 +17,14 @@ import re
 import sys
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import orjson
 
-from routet2i.contracts import GenerationRequest, Rejection
+from routet2i.contracts import NAME, GenerationRequest, Rejection
 from routet2i.errors import IntakeError
 from scheduler.deadlines import EXAMPLES, NO_DEADLINE, BadDeadline, Deadline, read_deadline
 from scheduler.name_set import NameSet
@@ -43,6 +43,7 @@ FIELDS = (
     "priority",
     "deadline",
     "metadata",
+    "tier",
 )
 INTEGERS: Mapping[str, tuple[int, int]] = {  # field -> smallest and largest value
     "seed": (0, 2**31 - 1),
@@ -81,6 +82,7 @@ _FORBIDDEN = re.compile(
     f"\ufdd0-\ufdef{_PLANE_ENDS}"  # non-characters
     "\u202a-\u202e\u2066-\u2069]"  # bidirectional embeddings, overrides and isolates
 )
+_TIER = re.compile(NAME)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _DEFAULT_ID = re.compile(r"line-([1-9][0-9]*)")
 _FLATTEN = f"nest metadata at most {MAX_DEPTH} levels"
@@ -152,6 +154,7 @@ def read_requests(
     now_ms: int | None = None,
     max_file_bytes: int | None = None,
     max_file_lines: int | None = None,
+    tiers: Collection[str] | None = None,
 ) -> Iterator[GenerationRequest | Rejection]:
     """Yield one request or rejection per line that is not blank, in file order.
 
@@ -167,6 +170,7 @@ def read_requests(
         now_ms: a line whose deadline has passed by then is refused, milliseconds since 1970; None = none is.
         max_file_bytes: longest file; None = any.
         max_file_lines: most lines, blank ones too; None = any.
+        tiers: that lines may ask for; None = a line may ask for any.
     Raises:
         IntakeError: the file as a whole is no such file (UTF-16, an archive, a CSV header that is wrong), or
             is too long.
@@ -178,6 +182,7 @@ def read_requests(
         priority=priority,
         now_ms=now_ms,
         all_named=fmt == "openai",
+        tiers=tiers,
     )
     caps = _Caps(left_bytes=max_file_bytes, left_lines=max_file_lines)
     lines = _lines(stream, max_line_bytes=max_line_bytes, caps=caps)
@@ -440,6 +445,7 @@ class _Reader:
         priority: int,
         now_ms: int | None,
         all_named: bool,
+        tiers: Collection[str] | None,
     ) -> None:
         self._max_prompt_chars = max_prompt_chars
         self._priority = priority
@@ -447,6 +453,7 @@ class _Reader:
         self._seed_base = seed_base
         self._deadline = deadline
         self._now_ms = now_ms
+        self._tiers = tiers
         self._ids = NameSet()
 
     def request(
@@ -490,6 +497,7 @@ class _Reader:
             deadline_ms=deadline.at_ms,
             within_ms=deadline.within_ms,
             response_format=response_format,
+            tier=self._tier(get("tier")),
         )
         self._remember(request, given=get("custom_id") is not None)
         return request
@@ -514,6 +522,16 @@ class _Reader:
             return read_deadline(value.strip(), now_ms=self._now_ms)
         except BadDeadline as error:
             raise _Refused(error.reason, error.remedy) from None
+
+    def _tier(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        if type(value) is str:
+            name = value.strip()
+            if name in self._tiers if self._tiers is not None else _TIER.fullmatch(name):
+                return name
+        known = "a tier's name" if self._tiers is None else " or ".join(f'"{one}"' for one in self._tiers)
+        raise _Refused(f"tier = {_show(value)} draws nothing here", f"write {known}, or leave it out")
 
     def _seed(self, line_no: int) -> int:
         digest = hashlib.sha256(self._seed_base + line_no.to_bytes(8, "big")).digest()

@@ -111,7 +111,7 @@ def _refusal(
     for account in work.chains[job.batch_id]:
         if free.get(account, choice.micro_usd) < choice.micro_usd:
             return DEFERRED_BY[account.scope]
-    room = room_of(tiers[choice.tier], pools)
+    room = room_of(tiers[choice.tier], pools, resting=work.resting)
     return CAPACITY if room is not None and room < load_of(tiers[choice.tier], job.n) else None
 
 
@@ -143,13 +143,13 @@ def _rest(work: WindowWork, held: Mapping[Account, int], pools: Mapping[str, Poo
 def _behind(work: WindowWork, account: Account, batches: Set[str]) -> tuple[Waiting, ...]:
     """Return what waits behind this window in an account's batches that are not these."""
     others = {batch for batch, chain in work.chains.items() if account in chain} - batches
-    here: dict[tuple[str, int | None, int | None], list[int]] = {}
+    here: dict[tuple[str, int | None, int | None, str | None], list[int]] = {}
     for job in work.jobs:
-        here.setdefault((job.batch_id, job.width, job.height), []).append(job.n)
+        here.setdefault((job.batch_id, job.width, job.height, job.tier), []).append(job.n)
     found = []
     for batch in sorted(others):
         for group in work.waiting.get(batch, ()):
-            taken = here.get((batch, group.width, group.height), [])
+            taken = here.get((batch, group.width, group.height, group.tier), [])
             if group.jobs > len(taken):
                 found.append(
                     replace(group, jobs=group.jobs - len(taken), pictures=max(0, group.pictures - sum(taken)))

@@ -15,6 +15,7 @@ import orjson
 
 from routet2i.contracts import GenerationRequest, Prediction, Yardstick
 from routet2i.tiers import Tiers
+from scheduler.allocation.hulls import floors
 from scheduler.allocation.options import Floats, Mask, Money, Options
 from scheduler.gains import options_of
 
@@ -31,6 +32,7 @@ class DraftLine:
     n: int
     width: int | None
     height: int | None
+    tier: str | None  # that must draw it; None = any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +75,9 @@ class Draft:
         return len(self._rank)
 
     @property
-    def edge_micro_usd(self) -> int:
-        """Return what all lines cost on the edge tier."""
-        return int(self.options().micro_usd[:, self.tiers.routed.index(self.tiers.edge)].sum())
+    def floor_micro_usd(self) -> int:
+        """Return what all lines cost on the cheapest tier that may draw each."""
+        return int(floors(self.options())[1].sum())
 
     def add(self, requests: Sequence[GenerationRequest], predictions: Sequence[Prediction]) -> None:
         """Take some lines, in file order, before `options` is first asked for.
@@ -106,6 +108,7 @@ class Draft:
                         one.n,
                         one.width,
                         one.height,
+                        one.tier,
                         told.prs,
                         told.scores,
                     ),
@@ -134,8 +137,10 @@ class Draft:
             yield Block(
                 start=start,
                 lines=tuple(
-                    DraftLine(line_no=no, custom_id=name, prompt=prompt, n=n, width=width, height=height)
-                    for no, name, prompt, n, width, height, _, _ in told
+                    DraftLine(
+                        line_no=no, custom_id=name, prompt=prompt, n=n, width=width, height=height, tier=tier
+                    )
+                    for no, name, prompt, n, width, height, tier, _, _ in told
                 ),
-                predictions=tuple(Prediction(prs=one[6], scores=one[7]) for one in told),
+                predictions=tuple(Prediction(prs=one[7], scores=one[8]) for one in told),
             )

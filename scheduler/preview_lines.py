@@ -42,7 +42,7 @@ def _lines(made: Plan, block: Block, *, tiers: Tiers) -> Iterator[PreviewLine]:
         yield PreviewLine(
             line_no=line.line_no,
             tier=tiers.routed[column],
-            reason=reason(choice, row, tiers=tiers, short=Scope.BATCH),
+            reason=reason(choice, row, job=line, tiers=tiers, short=Scope.BATCH),
             prs=prediction.prs,
             threshold=float(below[row]),
             micro_usd=int(own.micro_usd[row, column]),

@@ -5,7 +5,7 @@ batches nor budgets.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -31,6 +31,7 @@ def read_prompt_file(
     seed_base: bytes = b"",
     hashed: Callable[[HashingReader], None] | None = None,
     now_ms: int | None = None,
+    tiers: Collection[str] | None = None,
 ) -> Iterator[GenerationRequest | Rejection]:
     """Yield one request or rejection per line, in file order, as `submit` would see it.
 
@@ -39,6 +40,7 @@ def read_prompt_file(
         settings: for the caps of lines and prompts.
         seed_base: of the seeds of lines that name none.
         now_ms: see `read_requests`.
+        tiers: see `read_requests`.
         hashed: gets the stream once the file is open: at its end it has the digest of the file.
     Raises:
         IntakeError: the file cannot be read, is no such file, or has no line that could be a prompt.
@@ -61,6 +63,7 @@ def read_prompt_file(
                 now_ms=now_ms,
                 max_file_bytes=settings.max_file_bytes,
                 max_file_lines=settings.max_file_lines,
+                tiers=tiers,
             ):
                 empty = False
                 yield item

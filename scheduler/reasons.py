@@ -18,18 +18,22 @@ from scheduler.allocator import (
     CAPACITY,
     DEADLINE,
     PREDICTED_BEST,
+    REQUESTED,
     TIER_FULL,
+    TIER_MISSING,
 )
 from scheduler.gains import Sized
 
 
-def reason(choice: Choice, row: int, *, tiers: Tiers, short: Scope) -> str:
+def reason(choice: Choice, row: int, *, job: Sized, tiers: Tiers, short: Scope) -> str:
     """Return the code of an assigned job's reason.
 
     Args:
         row: of the job.
         short: whose money ended, if money decided.
     """
+    if job.tier is not None:
+        return REQUESTED
     match Bound(int(choice.bound[row])):
         case Bound.MONEY:
             return SHORT_BY[short]
@@ -43,13 +47,15 @@ def reason(choice: Choice, row: int, *, tiers: Tiers, short: Scope) -> str:
     return BETTER_ON_CLOUD if tier == tiers.cloud else PREDICTED_BEST
 
 
-def deferral(choice: Choice, row: int, *, short: Scope) -> str:
+def deferral(choice: Choice, row: int, *, job: Sized, tiers: Tiers, short: Scope) -> str:
     """Return the code of why a job waits.
 
     Args:
         row: of the job.
         short: whose money ended, if money decided.
     """
+    if job.tier is not None and job.tier not in tiers.routed:
+        return TIER_MISSING
     return CAPACITY if choice.bound[row] == Bound.DEFERRED_CAPACITY else DEFERRED_BY[short]
 
 
@@ -66,7 +72,7 @@ def thresholds(
 
     Rounding to whole jobs, a full tier or a deadline may take a job to this or that side of it: its threshold
     then moves to its PRS, so that on the cloud stands who lies below. Above 1/2 it never moves: only a
-    deadline takes a job to the cloud that is drawn as well on the edge.
+    deadline, or its own wish, takes a job to the cloud that is drawn as well on the edge.
 
     Args:
         price: gain per micro-dollar that bound each job, (n,) or one for all.

@@ -1,7 +1,7 @@
-"""Try again what failed: a new batch with a budget of its own, whose jobs name those that they repeat.
+"""Try again what failed, or what one tier drew on another: a new batch whose jobs name what they repeat.
 
-The same command again finds the same batch, and one that was cut off is gone on with. It knows neither SQL
-nor why a job failed.
+It has a budget of its own. The same command again finds the same batch, and one that was cut off is gone on
+with. It knows neither SQL nor why a job failed.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from routet2i.contracts import OpenedBatch, QueueLimits
 from routet2i.errors import BudgetTooSmall
-from routet2i.tiers import TierProfile
+from routet2i.tiers import Tiers
 from scheduler.promise import dollars
 
 JOBS_PER_COMMIT = 5000  # short enough a transaction for others to get in
@@ -20,8 +20,10 @@ JOBS_PER_COMMIT = 5000  # short enough a transaction for others to get in
 class Retries(Protocol):
     """What retrying needs of `db.repository.Repository`."""
 
-    def retryable(self, origin: str, *, job_ids: Sequence[str] | None) -> Sequence[Any]:
-        """Return `jobs, n, width, height` of what can be retried, one row per shape."""
+    def retryable(
+        self, origin: str, *, job_ids: Sequence[str] | None, tier: str | None, drawn_by: str | None
+    ) -> Sequence[Any]:
+        """Return `jobs, n, width, height, tier` of what can be retried, one row per kind."""
 
     def retry_rounds(self, origin: str) -> Sequence[str]:
         """Return the batches that retried jobs of this one before, oldest first."""
@@ -39,7 +41,16 @@ class Retries(Protocol):
     ) -> OpenedBatch:
         """Return the batch of this key; raises Conflict if the key came with another body, or QueueFull."""
 
-    def add_retries(self, origin: str, batch_id: str, *, job_ids: Sequence[str] | None, limit: int) -> int:
+    def add_retries(
+        self,
+        origin: str,
+        batch_id: str,
+        *,
+        job_ids: Sequence[str] | None,
+        limit: int,
+        tier: str | None,
+        drawn_by: str | None,
+    ) -> int:
         """Add the next retries in one transaction; return how many."""
 
     def close_intake(self, batch_id: str) -> None:
@@ -54,7 +65,7 @@ class Retry:
     batch_id: str | None  # the new one; None = there was never anything to retry
     jobs: int  # added now
     pictures: int
-    floor_micro_usd: int  # what they cost on the edge tier
+    floor_micro_usd: int  # what they cost on the edge tier, or on the tier that they ask for
     budget_micro_usd: int | None
 
 
@@ -63,28 +74,35 @@ def retry(
     origin: str,
     *,
     job_ids: Sequence[str] | None,
-    edge: TierProfile,
+    tiers: Tiers,
     limits: QueueLimits,
     budget_micro_usd: int | None,
     key: str | None = None,
     name: str | None = None,
+    tier: str | None = None,
+    drawn_by: str | None = None,
 ) -> Retry:
-    """Make new jobs of those that failed and were not retried yet.
+    """Make new jobs of those that failed, or that one tier drew, and were not retried yet.
 
     Args:
         job_ids: only these, if they ended without success; None = all that failed.
-        edge: the cheapest tier; its price is the least the retries can cost.
+        tiers: for the least that the retries can cost.
         limits: of the queue.
         budget_micro_usd: limit of the new batch; None = no limit.
         key: makes the call repeatable; by default the next round of retries of this batch.
+        tier: routed, that the retries ask for; None = what their jobs have asked for.
+        drawn_by: instead of those that failed: those that this tier drew, for another one.
     Raises:
-        BudgetTooSmall: the budget does not cover the edge tier; nothing was written.
+        BudgetTooSmall: the budget does not cover the cheapest tier; nothing was written.
         Conflict: the key was used before with another budget or other jobs.
         QueueFull: they find no room in the queue; nothing was written.
         NotFound: no such batch. UsageError: a batch of shadows.
     """
-    shapes = retries.retryable(origin, job_ids=job_ids)
-    floor = sum(row.jobs * edge.price(row.n, width=row.width, height=row.height) for row in shapes)
+    shapes = retries.retryable(origin, job_ids=job_ids, tier=tier, drawn_by=drawn_by)
+    floor = sum(
+        row.jobs * tiers[_asked(tier or row.tier, tiers)].price(row.n, width=row.width, height=row.height)
+        for row in shapes
+    )
     pictures = sum(row.jobs * row.n for row in shapes)
     rounds = retries.retry_rounds(origin)
     if not shapes and key is None:
@@ -99,10 +117,13 @@ def retry(
     if budget_micro_usd is not None and floor > budget_micro_usd:
         raise BudgetTooSmall(
             f"the budget of ${dollars(budget_micro_usd)} does not cover {pictures} pictures, which cost "
-            f"${dollars(floor)} on tier {edge.name}; type --budget {dollars(floor)} or more"
+            f"${dollars(floor)} on tier {tier or tiers.edge}; type --budget {dollars(floor)} or more"
         )
     which = "failed" if job_ids is None else ",".join(sorted(job_ids))
-    body = hashlib.sha256(f"retry\n{origin}\n{which}\n{budget_micro_usd}".encode()).hexdigest()
+    wish = f"retry\n{origin}\n{which}\n{budget_micro_usd}"
+    if tier is not None:
+        wish += f"\ntier {tier}, drawn by {drawn_by}"
+    body = hashlib.sha256(wish.encode()).hexdigest()
     opened = retries.open_retry(
         origin,
         idem_key=key or f"retry:{origin}:{len(rounds)}",
@@ -114,7 +135,14 @@ def retry(
     )
     added = 0
     if opened.state == "ingesting":
-        while step := retries.add_retries(origin, opened.batch_id, job_ids=job_ids, limit=JOBS_PER_COMMIT):
+        while step := retries.add_retries(
+            origin,
+            opened.batch_id,
+            job_ids=job_ids,
+            limit=JOBS_PER_COMMIT,
+            tier=tier,
+            drawn_by=drawn_by,
+        ):
             added += step
         retries.close_intake(opened.batch_id)
     return Retry(
@@ -125,3 +153,8 @@ def retry(
         floor_micro_usd=floor,
         budget_micro_usd=budget_micro_usd,
     )
+
+
+def _asked(tier: str | None, tiers: Tiers) -> str:
+    """Return the tier that prices a job at least; one that the tier file has no longer is waited for."""
+    return tier if tier is not None and tier in tiers.routed else tiers.edge

@@ -5,7 +5,7 @@ nothing else is before it, instead of never. Two schedulers that decide at once 
 room: it is no money, and the next windows give it less.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from scheduler.allocation.options import Money
 from scheduler.gains import Sized
 
 
-def room_of(tier: TierProfile, pools: Mapping[str, Pool]) -> int | None:
+def room_of(tier: TierProfile, pools: Mapping[str, Pool], *, resting: Set[str] = frozenset()) -> int | None:
     """Return how many pictures a tier may be given now, >= 0; None = any number.
 
     Args:
         pools: of all tiers with a limit; a missing one has nothing to do.
+        resting: tiers that are paused, and take nothing.
     """
+    if tier.name in resting:
+        return 0
     if tier.max_backlog is None:
         return None
     pool = pools.get(tier.name)
@@ -32,9 +35,9 @@ def load_of(tier: TierProfile, n: int) -> int:
     return n if tier.max_backlog is None else min(n, tier.max_backlog)
 
 
-def rooms(tiers: Tiers, pools: Mapping[str, Pool]) -> list[int | None]:
+def rooms(tiers: Tiers, pools: Mapping[str, Pool], *, resting: Set[str] = frozenset()) -> list[int | None]:
     """Return the room of each routed tier."""
-    return [room_of(tiers[name], pools) for name in tiers.routed]
+    return [room_of(tiers[name], pools, resting=resting) for name in tiers.routed]
 
 
 def loads(tiers: Tiers, jobs: Sequence[Sized]) -> Money:
@@ -43,8 +46,8 @@ def loads(tiers: Tiers, jobs: Sequence[Sized]) -> Money:
     return np.array(found, dtype=np.int64).reshape(len(jobs), len(tiers.routed))
 
 
-def most_jobs(tiers: Tiers, pools: Mapping[str, Pool]) -> int | None:
+def most_jobs(tiers: Tiers, pools: Mapping[str, Pool], *, resting: Set[str] = frozenset()) -> int | None:
     """Return how many jobs could find room at most; None = a routed tier takes any number."""
-    found = rooms(tiers, pools)
+    found = rooms(tiers, pools, resting=resting)
     known = [one for one in found if one is not None]
     return sum(known) if len(known) == len(found) else None

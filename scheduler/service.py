@@ -77,6 +77,9 @@ class Windows(Records, Protocol):
     def pools(self, tiers: Iterable[str], *, sample: int | None = None) -> Mapping[str, Pool]:
         """Return tier -> its workers and what they have before them."""
 
+    def resting_tiers(self) -> frozenset[str]:
+        """Return the tiers that are paused."""
+
     def speeds(self) -> tuple[Speed, ...]:
         """Return the seconds per picture of each tier and size, as measured."""
 
@@ -190,12 +193,16 @@ def _open_window(repository: Windows, *, tiers: Tiers, limit: int, purse: Purse)
     """
     limited = [tier.name for tier in tiers.profiles.values() if tier.max_backlog is not None]
     pools = repository.pools(limited) if limited else {}
-    room = most_jobs(tiers, pools)
+    resting = repository.resting_tiers()
+    room = most_jobs(tiers, pools, resting=resting)
     if room == 0:
         return None
     work = repository.open_window(limit=limit if room is None else min(limit, room), purse=purse)
-    if work is None or all(job.deadline_ms is None for job in work.jobs):
-        return None if work is None else replace(work, pools=pools)
+    if work is None:
+        return None
+    work = replace(work, pools=pools, resting=resting)
+    if all(job.deadline_ms is None for job in work.jobs):
+        return work
     others = repository.pools(set(tiers.routed) - set(limited), sample=POOL_SAMPLE)
     return replace(work, pools={**pools, **others}, speeds=repository.speeds())
 

@@ -29,7 +29,7 @@ from routet2i.contracts import (
 )
 from routet2i.errors import BudgetTooSmall, IntakeError, QueueFull, UsageError
 from routet2i.settings import Settings
-from routet2i.tiers import TierProfile, Tiers
+from routet2i.tiers import Tiers
 from scheduler.deadlines import NO_DEADLINE, Deadline
 from scheduler.hashing_reader import HashingReader
 from scheduler.intake import Format, guess_format, read_requests
@@ -83,7 +83,7 @@ class Submission:
     pictures: int  # wanted by them
     rejected: tuple[Rejection, ...]  # the first REPORTED of them
     rejected_count: int
-    floor_micro_usd: int  # what all pictures cost on the edge tier
+    floor_micro_usd: int  # what all pictures cost on the edge tier, or on the tier that they ask for
     budget_micro_usd: int | None
     preview_id: str | None = None  # whose assignments and prices it has
     preview_micro_usd: int | None = None  # what that preview promised for all jobs
@@ -99,7 +99,7 @@ class _Survey:
     lines: int  # that are jobs or rejections
     accepted: int
     pictures: int
-    floor_micro_usd: int  # what all pictures cost on the edge tier
+    floor_micro_usd: int  # what all pictures cost on the edge tier, or on the tier that they ask for
     rejected: tuple[Rejection, ...]
     rejected_count: int
 
@@ -166,11 +166,12 @@ def submit_file(
             deadline=deadline,
             priority=priority,
             now_ms=time.time_ns() // 1_000_000,
+            tiers=tuple(tiers.routed),
         )
-        survey = _survey(lines, edge=tiers[tiers.edge], promise=promise)
+        survey = _survey(lines, tiers=tiers, promise=promise)
         body = f"{survey.sha256}\n{fmt}\n{budget_micro_usd}"
         if promise is None:
-            _check_budget(survey, edge=tiers[tiers.edge], budget_micro_usd=budget_micro_usd)
+            _check_budget(survey, edge=tiers.edge, budget_micro_usd=budget_micro_usd)
         else:
             promise.require_file(survey.sha256)
             body += f"\n{promise.preview_id}"
@@ -196,7 +197,7 @@ def submit_file(
         if opened.state == INGESTING:
             _write(repository, opened, lines, survey=survey, progress=progress)
         elif survey.rejected_count and not opened.created:  # deadlines may have passed since it came in
-            survey = _survey(replace(lines, now_ms=opened.created_ms), edge=tiers[tiers.edge], promise=None)
+            survey = _survey(replace(lines, now_ms=opened.created_ms), tiers=tiers, promise=None)
     return Submission(
         batch_id=opened.batch_id,
         name=name,
@@ -273,6 +274,7 @@ class _Lines:
     deadline: Deadline  # of lines that name none
     priority: int  # of lines that name none
     now_ms: int  # that deadlines are held against
+    tiers: tuple[str, ...]  # that lines may ask for
 
     def read(self, *, seed_base: bytes) -> tuple[Iterator[GenerationRequest | Rejection], HashingReader]:
         """Return the file's items from its beginning, and the stream that hashes them as they are read."""
@@ -293,6 +295,7 @@ class _Lines:
                 now_ms=self.now_ms,
                 max_file_bytes=self.settings.max_file_bytes,
                 max_file_lines=self.settings.max_file_lines,
+                tiers=self.tiers,
             )
         except IntakeError as error:
             raise IntakeError(f"{self.source}: {error}") from None
@@ -300,7 +303,7 @@ class _Lines:
             raise IntakeError(f"cannot read {self.source}: {error.strerror}") from error
 
 
-def _survey(lines: _Lines, *, edge: TierProfile, promise: Promise | None) -> _Survey:
+def _survey(lines: _Lines, *, tiers: Tiers, promise: Promise | None) -> _Survey:
     """Read the file once: count, hash, price, hold it against a preview, and keep the first rejections."""
     items, reader = lines.read(seed_base=b"")
     accepted = pictures = floor = rejected_count = 0
@@ -309,7 +312,8 @@ def _survey(lines: _Lines, *, edge: TierProfile, promise: Promise | None) -> _Su
         if isinstance(item, GenerationRequest):
             accepted += 1
             pictures += item.n
-            floor += edge.price(item.n, width=item.width, height=item.height)
+            tier = tiers[item.tier or tiers.edge]
+            floor += tier.price(item.n, width=item.width, height=item.height)
             if promise is not None:
                 promise.see(item)
             continue
@@ -331,13 +335,13 @@ def _survey(lines: _Lines, *, edge: TierProfile, promise: Promise | None) -> _Su
     )
 
 
-def _check_budget(survey: _Survey, *, edge: TierProfile, budget_micro_usd: int | None) -> None:
+def _check_budget(survey: _Survey, *, edge: str, budget_micro_usd: int | None) -> None:
     """Raise BudgetTooSmall if all pictures cost more on the edge tier than the budget holds."""
     floor = survey.floor_micro_usd
     if budget_micro_usd is not None and floor > budget_micro_usd:
         raise BudgetTooSmall(
             f"the budget of ${dollars(budget_micro_usd)} does not cover {survey.pictures} pictures, which "
-            f"cost ${dollars(floor)} on tier {edge.name}; type --budget {dollars(floor)} or more"
+            f"cost ${dollars(floor)} on tier {edge}; type --budget {dollars(floor)} or more"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from routet2i import errors
@@ -22,7 +23,28 @@ STATUS: tuple[tuple[type[errors.RouteT2IError], int, str], ...] = (  # the first
     (errors.SchemaMismatch, 503, "schema_mismatch"),
 )
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+FINAL = (402, 409)  # OpenAI's clients repeat a 409, which says the same again
 RETRY_SECONDS = {429: 5, 503: 5}  # what a client is told to wait
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """An error in OpenAI's form."""
+
+    error: ErrorDetail
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {  # what any route behind a key may answer
+    status: {"model": ErrorAnswer} for status in (400, 401, 402, 403, 404, 409, 410, 429, 500, 503, 504)
+}
 
 
 class Refused(Exception):
@@ -92,6 +114,8 @@ def envelope(
     """Return an error in OpenAI's form."""
     kind = TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
     sent = dict(headers or {})
+    if status in FINAL:
+        sent.setdefault("x-should-retry", "false")
     if status in RETRY_SECONDS:
         sent.setdefault("Retry-After", str(RETRY_SECONDS[status]))
     return JSONResponse(
@@ -99,3 +123,19 @@ def envelope(
         status_code=status,
         headers=sent,
     )
+
+
+def describe(application: FastAPI) -> None:
+    """Leave out of the application's OpenAPI document what FastAPI says and `install` has changed: 422."""
+    made = application.openapi
+
+    def honest() -> dict[str, Any]:
+        document = made()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(unused, None)
+        return document
+
+    application.openapi = honest  # type: ignore[method-assign]  # FastAPI's own way to change it

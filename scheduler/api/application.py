@@ -12,10 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from db.repository import Repository
 from routet2i import __version__
 from routet2i.settings import Settings
-from scheduler.api import answers, batches, files, health, models
+from scheduler.api import answers, batches, files, health, images, models
 from scheduler.api.bodies import SmallBodies
 from scheduler.api.callers import Doorkeeper
 from scheduler.api.headers import SafeHeaders
+from scheduler.api.limits import Limits, RateHeaders
+from scheduler.api.lookout import Lookout
+from scheduler.api.ours import ROUTERS
+from scheduler.api.ours.events import Feed
+from scheduler.api.ours.previews import oracle_of
 from scheduler.clerk import Clerk
 
 TITLE = "RouteT2I"
@@ -51,9 +56,17 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     application.state.repository = repository
     application.state.clerk = clerk
     application.state.doorkeeper = Doorkeeper(repository)
+    application.state.limits = Limits(settings.api_requests_per_minute)
+    application.state.lookout = Lookout(repository)
+    application.state.feed = Feed(repository)
+    application.state.oracle = oracle_of(settings, repository)
+    application.state.crowd = {}  # key -> its requests that wait for pictures
     application.add_middleware(SmallBodies)
+    application.add_middleware(RateHeaders)
     application.add_middleware(SafeHeaders)
     answers.install(application)
-    for one in (health, files, batches, models):
-        application.include_router(one.router)
+    application.include_router(health.router)
+    for router in (files.router, batches.router, models.router, images.router, *ROUTERS):
+        application.include_router(router, responses=answers.REFUSALS)
+    answers.describe(application)
     return application

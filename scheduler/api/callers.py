@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from db.keys import KeyRow, Role, digest
 from db.repository import Repository
 from scheduler.api.answers import Refused
+from scheduler.api.limits import STATE, Limits
 
 COOKIE = "routet2i_key"
 REMEMBERED_SECONDS = 5.0  # a key is asked of the database at most this often
@@ -37,6 +38,11 @@ class Caller:
     def may_submit(self) -> bool:
         """Whether it may make and cancel batches."""
         return self.role in (Role.SUBMITTER, Role.ADMIN)
+
+    @property
+    def may_change_all(self) -> bool:
+        """Whether it may change what belongs to no client."""
+        return self.role is Role.ADMIN
 
     def may_see(self, client: str) -> bool:
         """Whether a batch of that client is shown."""
@@ -74,7 +80,7 @@ class Doorkeeper:
 
 
 def caller(request: Request) -> Caller:
-    """Return who calls; raises Refused with 401."""
+    """Return who calls; raises Refused with 401, or 429 if it calls too often."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         secret = request.cookies.get(COOKIE, "")
@@ -85,7 +91,18 @@ def caller(request: Request) -> Caller:
             "send a key: Authorization: Bearer KEY; an administrator makes one: routet2i key create"
         )
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
-    return doorkeeper.admit(secret)
+    found = doorkeeper.admit(secret)
+    limits: Limits = request.app.state.limits
+    verdict = limits.take(found.key_id)
+    setattr(request.state, STATE, verdict)
+    if verdict is not None and not verdict.allowed:
+        raise Refused(
+            429,
+            f"this key may make {verdict.limit} requests at once; wait {verdict.wait_seconds:.1f} s",
+            code="rate_limit_exceeded",
+            headers=verdict.headers,
+        )
+    return found
 
 
 def _from_our_page(request: Request) -> bool:

@@ -71,7 +71,7 @@ def preview(
     limit = None if budget is None else micro_usd(budget)
     settings = read_settings(ctx)
     tiers = settings.read_tiers()
-    lines = PromptLines(file, settings=settings, now_ms=time.time_ns() // 1_000_000)
+    lines = PromptLines(file, settings=settings, now_ms=time.time_ns() // 1_000_000, tiers=tiers.routed)
     requests = iter(lines)
     first = list(islice(requests, ASKED))
     if not first:
@@ -79,10 +79,10 @@ def preview(
     predictor = open_named(None, settings=settings)
     with Draft(tiers=tiers, yardstick=yardstick_of(predictor)) as draft:
         _ask(predictor, chain(first, requests), draft=draft)
-        floor = draft.edge_micro_usd
+        floor = draft.floor_micro_usd
         if limit is not None and limit < floor:
             raise BudgetTooSmall(
-                f"the budget of {money(limit)} does not cover {len(draft)} jobs on tier {tiers.edge}; "
+                f"the budget of {money(limit)} does not cover {len(draft)} jobs at their cheapest; "
                 f"type --budget {money(floor).removeprefix('$')} or more"
             )
         repository = registry_of(settings)

@@ -4,7 +4,7 @@ It knows where a complaint goes, not what a prompt is for.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import typer
@@ -21,11 +21,17 @@ class PromptLines:
     """A prompt file read once; what is no prompt goes to standard error with line, reason and remedy."""
 
     def __init__(
-        self, path: Path, *, settings: Settings, seed_base: bytes = b"", now_ms: int | None = None
+        self,
+        path: Path,
+        *,
+        settings: Settings,
+        seed_base: bytes = b"",
+        now_ms: int | None = None,
+        tiers: Collection[str] | None = None,
     ) -> None:
         """Read nothing yet; see `read_prompt_file`."""
         self._items = read_prompt_file(
-            path, settings=settings, seed_base=seed_base, hashed=self._keep, now_ms=now_ms
+            path, settings=settings, seed_base=seed_base, hashed=self._keep, now_ms=now_ms, tiers=tiers
         )
         self._stream: HashingReader | None = None
         self.rejected = 0  # lines so far

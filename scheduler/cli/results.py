@@ -153,6 +153,8 @@ def tell(story: JobStory) -> list[tuple[str, str]]:
     ]
     if story.retry_of is not None:
         lines.append(("retry of", f"job {story.retry_of}"))
+    if story.requested_tier is not None:
+        lines.append(("asks for", f"tier {clean(story.requested_tier)}"))
     if story.wanted_until is not None:
         lines.append(("deadline", _deadline(story.wanted_until, story.finished_at)))
     if story.tier is None:

@@ -54,7 +54,7 @@ def retry(
         repository,
         origins.pop(),
         job_ids=None if failed else job_ids,
-        edge=tiers[tiers.edge],
+        tiers=tiers,
         limits=queue_limits(settings),
         budget_micro_usd=None if budget is None else micro_usd(budget),
         key=key,

@@ -14,7 +14,6 @@ from scheduler import retrying
 from scheduler.retrying import Retry
 
 TIERS = read_tiers(packaged("pocket"))
-EDGE = TIERS[TIERS.edge]
 
 
 def run(shop: Any, *, failing: int, jobs: int = 6) -> str:
@@ -40,7 +39,7 @@ def retry(shop: Any, origin: str, **options: Any) -> Retry:
     return retrying.retry(
         shop.repository,
         origin,
-        **{"job_ids": None, "edge": EDGE, "budget_micro_usd": None, "limits": ROOM} | options,
+        **{"job_ids": None, "tiers": TIERS, "budget_micro_usd": None, "limits": ROOM} | options,
     )
 
 
@@ -137,7 +136,7 @@ def test_a_job_that_succeeded_or_has_not_ended_is_not_retried(shop: Any) -> None
 def test_a_budget_below_the_cheapest_tier_writes_nothing(shop: Any) -> None:
     origin = run(shop, failing=2)
     with pytest.raises(BudgetTooSmall, match="4 pictures"):
-        retry(shop, origin, budget_micro_usd=4 * EDGE.price(1) - 1)
+        retry(shop, origin, budget_micro_usd=4 * TIERS[TIERS.edge].price(1) - 1)
     assert shop.read("SELECT count(*) FROM batch") == 1
 
 

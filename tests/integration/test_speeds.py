@@ -88,8 +88,10 @@ def test_sizes_are_told_apart_and_only_the_newest_jobs_count(shop):
 def waits(shop, batch_id, *, width=0, pictures):
     """Let a batch have queued pictures, whatever intake has counted."""
     shop.change(
-        """INSERT INTO waiting(batch_id, width, height, jobs, pictures) VALUES(:id, :width, :width, 1, :n)
-            ON CONFLICT(batch_id, width, height) DO UPDATE SET jobs = 1, pictures = excluded.pictures""",
+        """INSERT INTO waiting(batch_id, width, height, tier, jobs, pictures)
+            VALUES(:id, :width, :width, '', 1, :n)
+            ON CONFLICT(batch_id, width, height, tier)
+            DO UPDATE SET jobs = 1, pictures = excluded.pictures""",
         id=batch_id,
         width=width,
         n=pictures,

@@ -94,7 +94,7 @@ def test_what_is_cancelled_waits_no_more(repository, shop):
         "UPDATE waiting SET jobs = jobs + 1, pictures = pictures + 1",
         "UPDATE waiting SET width = 64",
         "UPDATE waiting SET jobs = 1, pictures = 1",
-        "INSERT INTO waiting SELECT id, 64, 64, 0, 0 FROM batch",
+        "INSERT INTO waiting SELECT id, 64, 64, '', 0, 0 FROM batch",
         "DELETE FROM waiting",
     ],
 )

@@ -16,6 +16,7 @@ import db.repository
 from db import arrivals, budgets, intake, keys, sweeping, waiting, workers
 from db.api_batches import State
 from db.keys import Role
+from db.pauses import Paused
 from db.repository import Repository
 from db.session import write
 from routet2i.contracts import BudgetPolicy, Carry, Claim, JobOutcome, Permit, QueueLimits, Scope
@@ -183,6 +184,8 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     "api_batches.finish": lambda r, w, s: r.finish_order(
         w.ending, total=3, completed=1, failed=0, output_bytes=5, error_bytes=None
     ),
+    "pauses.pause": lambda r, w, s: r.pause(Paused.CLIENT, "ann", who="t", reason="") and None,
+    "pauses.resume": lambda r, w, s: r.resume(Paused.CLIENT, "ann") and None,
     "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
     "dispatching.mark_sent": lambda r, w, s: {
         one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})

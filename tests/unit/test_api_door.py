@@ -12,6 +12,7 @@ from routet2i import errors
 from scheduler.api import answers
 from scheduler.api.callers import COOKIE, Admin, AnyCaller, Auditor, Caller, Doorkeeper, Submitter
 from scheduler.api.headers import HEADERS, SafeHeaders
+from scheduler.api.limits import Limits
 
 
 class Keys:
@@ -41,6 +42,7 @@ def keys() -> Keys:
 def client(keys: Keys) -> Iterator[TestClient]:
     application = FastAPI()
     application.state.doorkeeper = Doorkeeper(keys)
+    application.state.limits = Limits(None)
     application.add_middleware(SafeHeaders)
     answers.install(application)
 

@@ -1,0 +1,132 @@
+"""A batch of one job, for somebody who waits for its picture: checked as a line of a file would be.
+
+It writes the batch and opens it; whoever waits asks `db.ends`. It knows no web and no SQL.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from routet2i.contracts import GenerationRequest, OpenedBatch, QueueLimits, Rejection, new_id
+from routet2i.errors import BudgetTooSmall, UsageError
+from routet2i.settings import Settings
+from routet2i.tiers import Tiers
+from scheduler.intake import read_requests
+from scheduler.promise import dollars
+from scheduler.submit import queue_limits
+
+
+class Singles(Protocol):
+    """What a single job needs of `db.repository.Repository`."""
+
+    def open_batch(
+        self,
+        *,
+        client: str,
+        idem_key: str,
+        body_sha256: str,
+        name: str,
+        budget_micro_usd: int | None,
+        preview_id: str | None,
+        jobs: int,
+        limits: QueueLimits | None,
+    ) -> OpenedBatch:
+        """Return the batch of this key; raises Conflict, QueueFull and UsageError."""
+
+    def add_jobs(
+        self,
+        batch_id: str,
+        requests: Sequence[GenerationRequest],
+        rejections: Sequence[Rejection],
+        *,
+        cursor_line: int,
+    ) -> object:
+        """Write its job."""
+
+    def close_intake(self, batch_id: str) -> None:
+        """Open it to decision windows."""
+
+    def first_job(self, batch_id: str) -> str | None:
+        """Return its job."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Single:
+    """A job that is committed."""
+
+    batch_id: str
+    job_id: str
+    created: bool  # False: the same key and body came before
+
+
+def checked(document: Mapping[str, Any], *, settings: Settings, tiers: Tiers, seed: str) -> GenerationRequest:
+    """Return the request that a line with these fields would become; raises UsageError.
+
+    Args:
+        document: fields of a JSON line.
+        seed: makes the seed of a picture that names none.
+    """
+    line = json.dumps(document).encode("utf-8", "surrogatepass")
+    (found,) = read_requests(
+        io.BytesIO(line),
+        fmt="jsonl",
+        max_line_bytes=settings.max_line_bytes,
+        max_prompt_chars=settings.max_prompt_chars,
+        seed_base=seed.encode(),
+        tiers=tiers.routed,
+    )
+    if isinstance(found, Rejection):
+        raise UsageError(f"{found.reason}; {found.remedy}")
+    return found
+
+
+def submit_single(
+    singles: Singles,
+    document: Mapping[str, Any],
+    *,
+    client: str,
+    key: str | None,
+    name: str,
+    budget_micro_usd: int | None,
+    settings: Settings,
+    tiers: Tiers,
+) -> Single:
+    """Make a batch of one job; when this returns, it is committed.
+
+    Args:
+        document: fields of a JSON line.
+        key: makes it repeatable: the same key and fields are the same job; None = a new one each time.
+        name: of the batch, for people.
+        budget_micro_usd: its limit; None = no limit of its own.
+    Raises:
+        UsageError: a field is wrong. Conflict: the key came before with other fields.
+        BudgetTooSmall: the budget does not cover the cheapest tier. QueueFull: too many jobs wait.
+    """
+    own_key = f"single:{key or new_id()}"
+    request = checked(document, settings=settings, tiers=tiers, seed=f"{client}\n{own_key}")
+    least = tiers[request.tier or tiers.edge].price(request.n, width=request.width, height=request.height)
+    if budget_micro_usd is not None and budget_micro_usd < least:
+        raise BudgetTooSmall(
+            f"the budget of ${dollars(budget_micro_usd)} does not cover {request.n} pictures, which cost "
+            f"${dollars(least)} at least; give ${dollars(least)} or more"
+        )
+    wish = json.dumps(document, sort_keys=True) + f"\n{budget_micro_usd}"
+    opened = singles.open_batch(
+        client=client,
+        idem_key=own_key,
+        body_sha256=hashlib.sha256(wish.encode("utf-8", "surrogatepass")).hexdigest(),
+        name=name,
+        budget_micro_usd=budget_micro_usd,
+        preview_id=None,
+        jobs=1,
+        limits=queue_limits(settings),
+    )
+    if opened.state == "ingesting":
+        singles.add_jobs(opened.batch_id, [request], [], cursor_line=request.line_no)
+        singles.close_intake(opened.batch_id)
+    job_id = singles.first_job(opened.batch_id)
+    assert job_id is not None  # an open batch of ours has its one job
+    return Single(batch_id=opened.batch_id, job_id=job_id, created=opened.created)

@@ -1,0 +1,160 @@
+"""The official client draws pictures in one call, on both databases: answers, errors, limits."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from PIL import Image
+
+from db.audit import batches
+from db.repository import Repository
+from routet2i.contracts import BudgetPolicy, Scope
+from tests.integration.served import Served
+
+
+@pytest.fixture
+def served(repository: Repository, tmp_path: Path) -> Iterator[Served]:
+    with Served(repository, tmp_path / "home") as made:
+        yield made
+
+
+def test_pictures_come_back_in_the_answer_and_by_address(served: Served, shop) -> None:
+    # Given the official client
+    client = served.openai(max_retries=0)
+    # When it asks for two pictures of one size
+    answer = client.images.generate(
+        prompt="a red circle", n=2, size="128x64", response_format="b64_json", extra_body={"seed": 7}
+    )
+    # Then both are PNGs of that size
+    assert len(answer.data) == 2
+    for one in answer.data:
+        assert Image.open(io.BytesIO(base64.b64decode(one.b64_json))).size == (128, 64)
+    # And the answer tells how they came about
+    told = answer.model_extra["routet2i"]
+    assert (told["tier"], told["reason"], told["seeds"]) == ("edge", "predicted_better_on_edge", [7, 8])
+    assert told["cost_usd"] == served.tiers["edge"].price(2, width=128, height=64) / 1e6
+    # When the same are asked for by address, then a client with the key can fetch them, and no other
+    by_url = client.images.generate(
+        prompt="a red circle", n=2, size="128x64", response_format="url", extra_body={"seed": 7}
+    )
+    own, other = served.http("ann"), served.http("bob")
+    fetched = own.get(by_url.data[0].url)
+    assert fetched.content == base64.b64decode(answer.data[0].b64_json)
+    assert "immutable" in fetched.headers["cache-control"]
+    again = own.get(by_url.data[0].url, headers={"If-None-Match": fetched.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert other.get(by_url.data[0].url).status_code == 404
+    assert shop.is_sound()
+
+
+def test_a_model_that_is_a_tiers_name_asks_for_that_tier(served: Served, shop) -> None:
+    answer = served.openai().images.generate(prompt="a red circle", model="cloud")
+    told = answer.model_extra["routet2i"]
+    assert (told["tier"], told["reason"]) == ("cloud", "requested")
+    assert shop.read("SELECT requested_tier FROM job_audit") == "cloud"
+    answer = served.openai().images.generate(prompt="prs 0.1 of a ring", model="routet2i")
+    assert answer.model_extra["routet2i"]["reason"] == "predicted_better_on_cloud"
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "code"),
+    [
+        ({"model": "dall-e-3"}, openai.NotFoundError, "model_not_found"),
+        ({"prompt": ""}, openai.BadRequestError, "invalid_request"),
+        ({"prompt": "bell \x07"}, openai.BadRequestError, "invalid_request"),
+        ({"n": 17}, openai.BadRequestError, "invalid_request"),
+        ({"size": "60x60"}, openai.BadRequestError, "invalid_request"),
+        ({"quality": "hd"}, openai.BadRequestError, "invalid_request"),
+        ({"extra_body": {"colour": "red"}}, openai.BadRequestError, "invalid_request"),
+        ({"extra_body": {"budget_usd": 0.0}}, openai.APIStatusError, "budget_too_small"),
+    ],
+)
+def test_a_wrong_wish_is_refused_as_openai_would_and_draws_nothing(served: Served, wish, kind, code) -> None:
+    with pytest.raises(kind) as refused:
+        served.openai(max_retries=0).images.generate(**{"prompt": "a red circle"} | wish)
+    assert refused.value.code == code
+    assert refused.value.body["message"]
+    assert batches(served.repository.engine, limit=10) == []
+
+
+def test_a_key_makes_the_same_request_the_same_job(served: Served, shop) -> None:
+    # Given a request with a key that was answered
+    client = served.openai(max_retries=0)
+    headers = {"Idempotency-Key": "poster-1"}
+    first = client.images.generate(prompt="a red circle", extra_headers=headers)
+    # When it is sent again, then it is the same picture and nothing was drawn
+    again = client.images.generate(prompt="a red circle", extra_headers=headers)
+    assert again.data[0].b64_json == first.data[0].b64_json
+    assert shop.read("SELECT count(*) FROM job") == 1
+    # And with another body it is refused, at once
+    with pytest.raises(openai.ConflictError) as refused:
+        served.openai().images.generate(prompt="a blue circle", extra_headers=headers)
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    # But another client may use that key for its own
+    served.openai("bob").images.generate(prompt="a blue circle", extra_headers=headers)
+
+
+def test_what_cannot_be_drawn_is_an_error_that_is_not_repeated(served: Served, shop) -> None:
+    served.fails = lambda prompt: "forbidden" in prompt
+    with pytest.raises(openai.InternalServerError, match="no such thing") as refused:
+        served.openai().images.generate(prompt="a forbidden circle")
+    assert refused.value.code == "generation_failed"
+    assert shop.read("SELECT count(*) FROM job") == 1
+
+
+def test_without_money_it_says_so_and_nothing_is_left_waiting(served: Served, shop) -> None:
+    # Given a client whose limit is used up
+    served.repository.set_budget(
+        BudgetPolicy(scope=Scope.CLIENT, name="ann", span="total", limit_micro_usd=0), who="t", reason=""
+    )
+    with pytest.raises(openai.RateLimitError) as refused:
+        served.openai().images.generate(prompt="a red circle")
+    assert refused.value.code == "insufficient_quota"
+    assert shop.read("SELECT count(*) FROM job WHERE state = 'queued'") == 0
+    assert shop.is_sound()
+
+
+def test_who_goes_away_takes_its_job_along(served: Served, shop) -> None:
+    # Given nobody who draws
+    served.works.clear()
+    # When a caller gives up
+    with pytest.raises(openai.APITimeoutError):
+        served.openai(max_retries=0, timeout=0.5).images.generate(prompt="a red circle")
+    # Then its job is cancelled
+    patience = time.monotonic() + 15
+    while shop.read("SELECT count(*) FROM outcome WHERE state = 'cancelled'") == 0:
+        assert time.monotonic() < patience
+        time.sleep(0.1)
+
+
+def test_many_wait_without_a_thread_each_and_others_are_served(served: Served) -> None:
+    # Given sixty callers, more than the server has threads, and nobody who draws
+    served.works.clear()
+    client = served.openai(max_retries=0)
+    found: list[str] = []
+
+    def ask(number: int) -> None:
+        client.images.generate(prompt=f"circle {number}")
+        found.append(str(number))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(60)]
+    for thread in threads:
+        thread.start()
+    patience = time.monotonic() + 60
+    while len(batches(served.repository.engine, limit=100)) < 60:
+        assert time.monotonic() < patience
+        time.sleep(0.1)
+    # Then somebody else is answered at once
+    started = time.monotonic()
+    assert served.http("bob").get("/routet2i/v1/batches").status_code == 200
+    assert time.monotonic() - started < 5
+    # And all get their picture when there is one
+    served.works.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 60
