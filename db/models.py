@@ -387,6 +387,7 @@ outcome = Table(
     Column("at_ms", BigInteger, nullable=False),
     CheckConstraint("state IN ('succeeded', 'failed', 'cancelled')", name="state"),
     CheckConstraint("state = 'cancelled' OR fence IS NOT NULL", name="fence"),
+    Index("ix_outcome_at", "at_ms"),
     sqlite_with_rowid=False,
 )
 
@@ -685,4 +686,96 @@ api_batch = Table(
         sqlite_where=text("state IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
         postgresql_where=text("state IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
     ),
+)
+
+sweep_finding = Table(
+    "sweep_finding",
+    metadata,
+    Column("finding", Text, primary_key=True),  # a field of contracts.SweepReport
+    Column("total", BigInteger, nullable=False),  # of it in all sweeps so far
+    sqlite_with_rowid=False,
+)
+
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("client", Text, nullable=False),  # whose batches it is about
+    Column("batch_id", Text, ForeignKey("batch.id")),  # only this one; NULL = all from now on
+    Column("url", Text, nullable=False),  # where it is sent
+    Column("events", Text, nullable=False),  # JSON list of contracts.BatchEvent
+    Column("name", Text, nullable=False),  # for people
+    Column("created_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),  # removed; NULL = in force
+    Index("ix_webhook_client", "client", "id"),
+)
+
+webhook_secret = Table(  # a table of its own, so that a reader of all others need not be let in
+    "webhook_secret",
+    metadata,
+    Column("webhook_id", Text, ForeignKey("webhook.id"), primary_key=True),
+    Column("secret", Text, nullable=False),  # that signs; in clear, for a signature needs it
+)
+
+webhook_watch = Table(
+    "webhook_watch",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batch.id"), primary_key=True),  # whose end is to be told
+    Column("look_ms", BigInteger),  # when to look at it again; NULL = it has ended, and was told
+    Column("event", Text),  # contracts.BatchEvent that its end is; NULL = its rows say
+    Index(
+        "ix_webhook_watch_look",
+        "look_ms",
+        sqlite_where=text("look_ms IS NOT NULL"),
+        postgresql_where=text("look_ms IS NOT NULL"),
+    ),
+)
+
+webhook_delivery = Table(
+    "webhook_delivery",
+    metadata,
+    Column("id", Text, primary_key=True),  # header webhook-id: the same at each try
+    Column("webhook_id", Text, ForeignKey("webhook.id"), nullable=False),
+    Column("event", Text, nullable=False),  # contracts.BatchEvent, or webhook.test
+    Column("subject", Text, nullable=False),  # what it is about: a batch's id
+    Column("body", Text, nullable=False),  # JSON, as it is signed and sent
+    Column("state", Text, nullable=False),  # pending, delivered, given_up, dropped (the webhook was removed)
+    Column("tries", Integer, nullable=False),  # begun; the claim's number
+    Column("next_ms", BigInteger, nullable=False),  # not tried earlier
+    Column("claimed_until_ms", BigInteger),  # somebody sends it until then; NULL = nobody
+    Column("created_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),  # when it became final
+    UniqueConstraint("webhook_id", "subject", name="uq_webhook_delivery_subject"),  # one end is told once
+    CheckConstraint("state IN ('pending', 'delivered', 'given_up', 'dropped')", name="state"),
+    Index(
+        "ix_webhook_delivery_due",
+        "next_ms",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_webhook_delivery_given_up",
+        "ended_ms",
+        sqlite_where=text("state = 'given_up'"),
+        postgresql_where=text("state = 'given_up'"),
+    ),
+    Index(
+        "ix_webhook_delivery_claimed",
+        "webhook_id",
+        sqlite_where=text("claimed_until_ms IS NOT NULL"),
+        postgresql_where=text("claimed_until_ms IS NOT NULL"),
+    ),
+    Index("ix_webhook_delivery_webhook", "webhook_id", "id"),
+)
+
+webhook_try = Table(
+    "webhook_try",
+    metadata,
+    Column("delivery_id", Text, ForeignKey("webhook_delivery.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # 1-based
+    Column("status", Integer),  # HTTP's; NULL = no answer came
+    Column("error", Text),  # why it was no success
+    Column("milliseconds", BigInteger, nullable=False),  # it took
+    Column("at_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )

@@ -4,9 +4,10 @@ A facade: it opens transactions; the statements stand in the module of their nou
 `db.claims` ...). It knows no file, no model, no queue and no clock but the database's.
 
 So that no two transactions wait for each other, rows are locked in one order, those of a table with their
-ids sorted: leader, batch, client, microbatch, job, call, outcome, budget, ledger, waiting, arrivals, pause.
-Before them come, in this order, `file` and `api_batch`, the lock of the door (`db.door`), those of the whole
-tables `budget_policy`, `promotion` and `resumption`, and those of previews.
+ids sorted: leader, batch, client, microbatch, job, call, outcome, budget, ledger, waiting, arrivals, pause,
+webhook, webhook_watch, webhook_delivery. Before them come, in this order, `file` and `api_batch`, the lock of
+the door (`db.door`), that of the outbox, those of the whole tables `budget_policy`, `promotion` and
+`resumption`, and those of previews.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +29,14 @@ from db import (
     clients,
     decided,
     dispatching,
+    endings,
     ends,
     files,
     intake,
     keys,
     leader,
     lookup,
+    outbox,
     pairs,
     pauses,
     permits,
@@ -47,6 +50,7 @@ from db import (
     sweeping,
     turns,
     waiting,
+    webhooks,
     windows,
     workers,
 )
@@ -56,14 +60,17 @@ from db.clients import ClientRow
 from db.ends import JobEnd
 from db.files import FileRow, Purpose
 from db.keys import KeyRow, Role
+from db.outbox import Delivery, DeliveryRow
 from db.pairs import ShadowPair, ShadowSpending
 from db.pauses import Pause, Paused
 from db.predictors import PredictorArtefact, PredictorRow, Promotion
 from db.session import reading, write
+from db.webhooks import WebhookRow
 from routet2i import failpoints
 from routet2i.contracts import (
     Account,
     Arrivals,
+    BatchEvent,
     Bought,
     BudgetPolicy,
     CancelReport,
@@ -561,6 +568,112 @@ class Repository:
         with reading(self.engine) as connection:
             return pauses.of_tiers(connection)
 
+    # webhooks
+
+    def add_webhook(
+        self,
+        *,
+        client: str,
+        url: str,
+        secret: str,
+        events: Iterable[BatchEvent],
+        batch_id: str | None = None,
+        name: str = "",
+    ) -> str:
+        """Tell this address of the ends of a client's batches, and return the webhook's id.
+
+        Args:
+            batch_id: of this batch only, ended or not; None = of those submitted from now on.
+        Raises:
+            NotFound: the client has no such batch. UsageError: it has `db.webhooks.MOST` already.
+        """
+        return write(
+            self.engine,
+            lambda c: webhooks.add(
+                c, client=client, url=url, secret=secret, events=events, batch_id=batch_id, name=name
+            ),
+        )
+
+    def remove_webhook(self, webhook_id: str) -> bool:
+        """End a webhook, forget its secret and what waits for it; False if it had ended. Raises NotFound."""
+        return write(self.engine, lambda c: webhooks.remove(c, webhook_id))
+
+    def webhook(self, webhook_id: str) -> WebhookRow:
+        """Return a webhook, removed or not; raises NotFound."""
+        with reading(self.engine) as connection:
+            return webhooks.find(connection, webhook_id)
+
+    def webhooks(
+        self, *, client: str | None = None, after: str | None = None, limit: int = 1_000
+    ) -> list[WebhookRow]:
+        """Return webhooks in force, the newest first, beginning behind `after`."""
+        with reading(self.engine) as connection:
+            return webhooks.rows(connection, client=client, after=after, limit=limit)
+
+    def test_webhook(self, webhook_id: str) -> str:
+        """Add a delivery that tells of nothing and return its id; raises NotFound."""
+        return write(self.engine, lambda c: outbox.test(c, webhook_id))
+
+    def deliveries(
+        self,
+        *,
+        client: str | None = None,
+        webhook_id: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[DeliveryRow]:
+        """Return deliveries with their tries, the newest first, beginning behind `after`."""
+        with reading(self.engine) as connection:
+            return outbox.rows(connection, client=client, webhook_id=webhook_id, after=after, limit=limit)
+
+    def notice_batches(self, *, since_ms: int | None) -> int:
+        """Watch batches that webhooks are about; see `db.endings.notice`."""
+        with reading(self.engine) as connection:
+            if not endings.unnoticed(connection, since_ms=since_ms):
+                return 0
+        return write(self.engine, lambda c: endings.notice(c, since_ms=since_ms))
+
+    def tell_endings(self) -> int:
+        """Look at watched batches that are due and write what is to be sent of those that ended; how many."""
+        with reading(self.engine) as connection:
+            batches = endings.due(connection)
+        return sum(self._look(one) or 0 for one in batches)
+
+    def _look(self, batch_id: str) -> int | None:
+        return write(self.engine, lambda c: endings.look(c, batch_id))
+
+    def name_end(self, batch_id: str, event: BatchEvent) -> None:
+        """Say what a batch's end will be called; without this its rows say."""
+        write(self.engine, lambda c: endings.name_end(c, batch_id, event))
+
+    def claim_delivery(self, *, delivery_id: str | None = None) -> Delivery | None:
+        """Take the delivery that is due longest, of a webhook that nobody serves now; None if there is none.
+
+        Args:
+            delivery_id: this one, due or not.
+        """
+        with reading(self.engine) as connection:
+            if delivery_id is None and not outbox.is_due(connection):
+                return None
+        return write(self.engine, lambda c: outbox.claim(c, delivery_id=delivery_id))
+
+    def conclude_delivery(
+        self, delivery: Delivery, *, status: int | None, error: str | None, milliseconds: int, chance: float
+    ) -> str:
+        """Log a try; return what the delivery is now, `late` if another sender or its removal came first.
+
+        Args:
+            status: HTTP's; None = no answer came.
+            error: why it is no success; None = it is one.
+            chance: in [0, 1), spreads the next tries.
+        """
+        return write(
+            self.engine,
+            lambda c: outbox.conclude(
+                c, delivery, status=status, error=error, milliseconds=milliseconds, chance=chance
+            ),
+        )
+
     # budgets
 
     def set_budget(
@@ -826,7 +939,7 @@ class Repository:
         )
         alone("forget_arrivals", lambda: write(self.engine, arrivals.forget))
         ours = [one for one in expired if one is not None]
-        return SweepReport(
+        report = SweepReport(
             resent=resent or 0,
             expired=len(ours),
             split=sum(one.split for one in ours),
@@ -836,6 +949,9 @@ class Repository:
             cancelled=sum(one.cancelled for one in ours),
             failed=len(failed),
         )
+        if report != SweepReport():
+            alone("count", lambda: write(self.engine, lambda c: sweeping.count(c, report=report)))
+        return report
 
     def _expire(self, microbatch_id: str, *, max_deaths: int, innocent: bool) -> sweeping.Expired | None:
         return write(

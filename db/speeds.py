@@ -23,7 +23,7 @@ def speeds(connection: Connection, *, newest: int = 1_000) -> tuple[Speed, ...]:
         newest: jobs of a tier, and microbatches, that are looked at.
     """
     found = []
-    for tier in _tiers(connection):
+    for tier in tiers(connection):
         rates: dict[tuple[int, int], list[tuple[float, int]]] = defaultdict(list)
         for row in run(
             connection,
@@ -66,7 +66,7 @@ def _median(rated: Sequence[tuple[float, int]]) -> float:
     raise ValueError("no picture was measured")
 
 
-def _tiers(connection: Connection) -> Sequence[str]:
+def tiers(connection: Connection) -> Sequence[str]:
     """Return the tiers that have microbatches, one jump in the index for each."""
     return (
         run(
@@ -85,7 +85,7 @@ def _tiers(connection: Connection) -> Sequence[str]:
 
 def backlog(connection: Connection) -> tuple[Work, ...]:
     """Return the pictures that are not drawn yet, of all batches; see `Repository.backlog`."""
-    found = [one for tier in _tiers(connection) for one in unfinished(connection, tier, sample=SAMPLE)]
+    found = [one for tier in tiers(connection) for one in unfinished(connection, tier, sample=SAMPLE)]
     queued = run(
         connection,
         "SELECT width, height, sum(pictures) AS pictures FROM waiting GROUP BY width, height",

@@ -6,7 +6,7 @@ It knows no broker and no process: silence is all it sees.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -16,7 +16,7 @@ from db.claims import close, give_back
 from db.closing import OF_MICROBATCH, Held, cancel_jobs, close_jobs, end_claim, held, release_rest, unfinished
 from db.dialects import run
 from routet2i import failpoints
-from routet2i.contracts import JobOutcome, JobState, new_id
+from routet2i.contracts import JobOutcome, JobState, SweepReport, new_id
 
 LONGEST_RESEND_MS = 300_000  # the pause before a resend doubles up to five minutes
 DEATHS_BEFORE_SPLIT = 2  # one death happens in any rollout; two point at a job, so each goes on alone
@@ -234,3 +234,14 @@ def release_forgotten(connection: Connection, microbatch_id: str) -> bool:
         {"id": microbatch_id},
     ).one()
     return release_rest(connection, held(microbatch_id, row, fence=None))
+
+
+def count(connection: Connection, *, report: SweepReport) -> None:
+    """Add what a sweep found to what all have found; a sweeper that dies before has found it uncounted."""
+    found = {one.name: getattr(report, one.name) for one in fields(report)}
+    run(
+        connection,
+        """INSERT INTO sweep_finding(finding, total) VALUES(:finding, :number)
+            ON CONFLICT(finding) DO UPDATE SET total = sweep_finding.total + excluded.total""",
+        [{"finding": name, "number": number} for name, number in sorted(found.items()) if number],
+    )

@@ -86,6 +86,15 @@ MICROBATCH_TRANSITIONS: Mapping[MicrobatchState, frozenset[MicrobatchState]] = {
 }
 
 
+class BatchEvent(StrEnum):
+    """How a batch ended, as webhooks tell it."""
+
+    COMPLETED = "batch.completed"  # every job has its outcome, and one at least its pictures
+    FAILED = "batch.failed"  # ... but none has pictures
+    CANCELLED = "batch.cancelled"
+    EXPIRED = "batch.expired"  # its time was over before all were drawn
+
+
 class CallState(StrEnum):
     """What is known of one paid call."""
 

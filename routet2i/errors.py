@@ -18,6 +18,7 @@ It knows no library's exceptions: the edges translate theirs into these, with `r
     +-- GenerationFailed              one job cannot be rendered; recorded as its outcome
     |   +-- UnknownCharge             a picture was paid for, perhaps, and never came
     +-- ProviderFault                 a paid provider refuses us, or is silent; a fault of the worker
+    +-- PostFailed                    a webhook's receiver gave no answer; tried again later
     +-- LeaseLost                     a newer claim exists; the worker stops quietly
     +-- StoreFull                     no room for pictures; a fault of the worker, not of the job
     +-- DeviceFault                   the accelerator's context is lost; the process must end
@@ -126,3 +127,7 @@ class StoreFull(RouteT2IError):
 
 class DeviceFault(RouteT2IError):
     """The accelerator's context is lost ("illegal memory access"): only a new process can go on."""
+
+
+class PostFailed(RouteT2IError):
+    """A webhook's receiver gave no answer; the text says why, and nothing of what was sent."""

@@ -8,7 +8,7 @@ SQL nor torch nor Celery. The real ones are `db.repository.Repository`, `routet2
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
 
-from routet2i import failpoints
+from routet2i import failpoints, tracing
 from routet2i.contracts import Bought, Claim, ClaimedJob, JobOutcome, JobState, Permit, Picture, Withheld
 from routet2i.errors import (
     DeviceFault,
@@ -293,7 +293,18 @@ def run_microbatch(
     )
     lease = Lease(store, claim, since=asked)
     try:
-        with lease:
+        with (
+            tracing.span(
+                "microbatch",
+                batch_id=claim.batch_id,
+                microbatch=claim.microbatch_id,
+                tier=claim.tier,
+                fence=claim.fence,
+                jobs=len(claim.jobs),
+                worker=worker,
+            ),
+            lease,
+        ):
             return _carry_out(
                 claim,
                 store=store,
@@ -328,7 +339,8 @@ def _carry_out(
         LeaseLost: it may be somebody else's by now.
     """
     try:
-        generator, scorer = load()
+        with tracing.span("load"):
+            generator, scorer = load()
         rendered = _render(
             claim,
             store=store,
@@ -403,9 +415,13 @@ def _render(
                 _order(jobs[job_id].job, index, request)
                 for (job_id, index), request in zip(group, requests, strict=True)
             ]
-            made = generator.buy(orders, claim=claim, book=store, pictures=pictures, lease=lease, stop=stop)
+            with tracing.span("buy", pictures=len(orders)):
+                made = generator.buy(
+                    orders, claim=claim, book=store, pictures=pictures, lease=lease, stop=stop
+                )
         else:
-            made = _drawn(generator, requests)
+            with tracing.span("generate", pictures=len(requests)):
+                made = _drawn(generator, requests)
         _keep_group(claim, group, requests=requests, made=made, jobs=jobs, scorer=scorer, pictures=pictures)
         share = (time.monotonic() - started) / len(group)
         for job_id, _ in group:
@@ -415,7 +431,9 @@ def _render(
         ]
         # without a look at the lease: what is drawn is worth a try, and the store asks for the fence
         outcomes = [_outcome(one, generator) for one in final]
-        if final and not _patiently(claim, partial(store.record, claim, outcomes)):
+        with tracing.span("record", jobs=len(final)):
+            recorded = not final or _patiently(claim, partial(store.record, claim, outcomes))
+        if not recorded:
             raise LeaseLost(f"a newer claim of microbatch {claim.microbatch_id} exists")
         for one in final:
             if one.error is not None:
@@ -450,11 +468,32 @@ def _keep_group(
         for one, request, png in zip(group, requests, made, strict=True)
         if isinstance(png, bytes)
     ]
-    judged = _attempt(
-        lambda some: scorer.score([png for _, _, png in some], [request.prompt for _, request, _ in some]),
-        good,
-    )
-    for (job_id, index), request, png, scores in ((*g, s) for g, s in zip(good, judged, strict=True)):
+    with tracing.span("score", pictures=len(good)):
+        judged = _attempt(
+            lambda some: scorer.score(
+                [png for _, _, png in some], [request.prompt for _, request, _ in some]
+            ),
+            good,
+        )
+    with tracing.span("store") as span:
+        _store(claim, zip(good, judged, strict=True), jobs=jobs, pictures=pictures, span=span)
+    for (job_id, _), result in zip(group, made, strict=True):
+        if isinstance(result, Exception):
+            jobs[job_id].error = result
+
+
+_Good = tuple[tuple[str, int], RenderRequest, bytes]
+
+
+def _store(
+    claim: Claim,
+    judged: Iterable[tuple[_Good, Mapping[str, float] | Exception]],
+    *,
+    jobs: Mapping[str, _Job],
+    pictures: Pictures,
+    span: tracing.Span,
+) -> None:
+    for (job_id, index), request, png, scores in ((*g, s) for g, s in judged):
         if isinstance(scores, Exception):
             jobs[job_id].error = scores
             continue
@@ -468,9 +507,7 @@ def _keep_group(
                 scores=scores,
             )
         )
-    for (job_id, _), result in zip(group, made, strict=True):
-        if isinstance(result, Exception):
-            jobs[job_id].error = result
+        span.event("picture", job=job_id, index=index, sha256=jobs[job_id].pictures[-1].sha256)
 
 
 def _attempt(work: Callable[[Sequence[_S]], Sequence[_T]], items: Sequence[_S]) -> Sequence[_T | Exception]:

@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     max_file_lines: int = Field(10_000_000, ge=1, le=10**9, description="most lines of a prompt file")
     max_prompt_chars: int = Field(2000, ge=1, le=1 << 20, description="longest accepted prompt")
     log_format: Literal["text", "json"] = Field("text", description="json in containers")
+    traces_url: str = Field(
+        "",
+        max_length=1000,
+        description="OpenTelemetry collector that is sent traces (OTLP over HTTP); empty: none are made",
+    )
     fake_models: bool = Field(False, description="deterministic fakes instead of any model (tests, bench)")
     fake_pictures: Literal["distinct", "same"] = Field(
         "distinct", description="what the fakes draw: a picture per prompt and seed, or one and the same"
@@ -139,7 +144,7 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """Return the database URL, with its secret: never log it; raises UsageError if it lies open."""
         if self.database_url is not None:
-            return checked_database(self.database_url.get_secret_value(), private_hosts=self._private)
+            return checked_database(self.database_url.get_secret_value(), private_hosts=self.private_names)
         return f"sqlite+pysqlite:///{self._file}"
 
     @property
@@ -147,11 +152,12 @@ class Settings(BaseSettings):
         """Return the broker URL, with its secret, None without one; raises UsageError if it lies open."""
         if self.broker_url is None:
             return None
-        return checked_broker(self.broker_url.get_secret_value(), private_hosts=self._private)
+        return checked_broker(self.broker_url.get_secret_value(), private_hosts=self.private_names)
 
     @property
-    def _private(self) -> list[str]:
-        return self.private_hosts.split(",")
+    def private_names(self) -> list[str]:
+        """Return the hosts of `private_hosts`."""
+        return [host for host in self.private_hosts.split(",") if host]
 
     @property
     def has_database(self) -> bool:

@@ -17,7 +17,7 @@ import structlog
 from celery import Celery, bootsteps, signals
 from celery.worker import state as celery_state
 
-from routet2i import failpoints
+from routet2i import failpoints, tracing
 from routet2i.celery_app import LOAD_SECONDS, LONGEST_SECONDS, make_celery
 from routet2i.contracts import MESSAGE_VERSION, TierKind
 from routet2i.errors import (
@@ -117,7 +117,8 @@ class Renderer:
 
     @cached_property
     def store(self) -> WorkerStore:
-        """The database, opened once."""
+        """The database, opened once; from then on this process is traced, if the settings ask for it."""
+        tracing.start(self._settings, service=f"worker-{self._profile.name}")
         return self._open_store(self._settings)
 
     @cached_property

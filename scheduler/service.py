@@ -7,6 +7,7 @@ window from closing. It knows neither SQL nor how a prediction or a choice is ma
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from db.pairs import ShadowPair
+from routet2i import tracing
 from routet2i.contracts import (
     Account,
     Pool,
@@ -155,6 +157,7 @@ def run_window(
         seconds=settings.budget_period_seconds,
         now=now,
     )
+    began_ns = time.time_ns()
     work = _open_window(repository, tiers=tiers, limit=limit or settings.window_jobs, purse=purse)
     if work is None:
         return None
@@ -173,6 +176,7 @@ def run_window(
         memory.remember(markets)
     plan = locked.added_to(plan)
     recorded = repository.record_window(plan)
+    _trace(plan, began_ns=began_ns)
     _log.info(
         "window",
         window=recorded.window_id,
@@ -183,6 +187,27 @@ def run_window(
         solve_us=plan.solve_us,
     )
     return recorded
+
+
+def _trace(plan: WindowPlan, *, began_ns: int) -> None:
+    """Record the window in the trace of each batch that it has decided jobs of."""
+    jobs = Counter[tuple[str, str]]()
+    for one in plan.microbatches:
+        jobs[one.batch_id, one.tier] += len(one.assignments)
+    for batch_id in {batch_id for batch_id, _ in jobs}:
+        told = {
+            f"routet2i.jobs.{tier}": number for (batch, tier), number in jobs.items() if batch == batch_id
+        }
+        tracing.record(
+            batch_id,
+            "window",
+            began_ns=began_ns,
+            attributes={
+                "routet2i.window": plan.window_id,
+                "routet2i.predictor": f"{plan.predictor_name} {plan.predictor_version}",
+                **told,
+            },
+        )
 
 
 def _open_window(repository: Windows, *, tiers: Tiers, limit: int, purse: Purse) -> WindowWork | None:

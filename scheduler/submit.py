@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from routet2i import failpoints
+from routet2i import failpoints, tracing
 from routet2i.contracts import (
     NAME,
     SHADOW_CLIENT,
@@ -195,7 +195,13 @@ def submit_file(
             wait=wait,
         )
         if opened.state == INGESTING:
+            began_ns = time.time_ns()
             _write(repository, opened, lines, survey=survey, progress=progress)
+            tracing.submitted(
+                opened.batch_id,
+                began_ns=began_ns,
+                attributes={"routet2i.client": client, "routet2i.jobs": survey.accepted},
+            )
         elif survey.rejected_count and not opened.created:  # deadlines may have passed since it came in
             survey = _survey(replace(lines, now_ms=opened.created_ms), tiers=tiers, promise=None)
     return Submission(

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from db.repository import Repository
 from routet2i import __version__
 from routet2i.settings import Settings
-from scheduler.api import answers, batches, files, health, images, models
+from scheduler.api import answers, batches, files, health, images, metrics, models, webhooks
 from scheduler.api.bodies import SmallBodies
 from scheduler.api.callers import Doorkeeper
 from scheduler.api.headers import SafeHeaders
@@ -61,12 +61,14 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     application.state.feed = Feed(repository)
     application.state.oracle = oracle_of(settings, repository)
     application.state.crowd = {}  # key -> its requests that wait for pictures
+    application.state.exposition = metrics.Exposition(repository, settings)
     application.add_middleware(SmallBodies)
     application.add_middleware(RateHeaders)
     application.add_middleware(SafeHeaders)
     answers.install(application)
-    application.include_router(health.router)
-    for router in (files.router, batches.router, models.router, images.router, *ROUTERS):
+    for router in (health.router, metrics.router):
+        application.include_router(router)
+    for router in (files.router, batches.router, models.router, images.router, webhooks.router, *ROUTERS):
         application.include_router(router, responses=answers.REFUSALS)
     answers.describe(application)
     return application

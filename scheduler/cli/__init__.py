@@ -59,6 +59,7 @@ def make_app() -> typer.Typer:
         simulate,
         sql,
         stack,
+        webhooks,
     )
 
     app = make_probe()
@@ -88,6 +89,7 @@ def make_app() -> typer.Typer:
     app.add_typer(keys.key, name="key")
     app.add_typer(processes.db, name="db")
     app.add_typer(predictors.predictor, name="predictor")
+    app.add_typer(webhooks.webhook, name="webhook")
     return app
 
 

@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from db import audit
 from db.audit import BatchStatus
 from db.repository import Repository
+from routet2i import tracing
 from routet2i.contracts import CancelReport, JobState
 from routet2i.errors import QueueFull, UsageError
 from routet2i.heartbeat import LIVE_SECONDS
@@ -102,7 +103,10 @@ def submit(
     preview = None if from_preview is None else repository.find_preview(from_preview)
     wanted = NO_DEADLINE if deadline is None else read_deadline(deadline, now_ms=time.time_ns() // 1_000_000)
     err = console(stderr=True)
-    with Progress(console=err, transient=True, disable=json or not err.is_terminal) as progress:
+    with (
+        tracing.running(settings, service="submit"),
+        Progress(console=err, transient=True, disable=json or not err.is_terminal) as progress,
+    ):
         bar = progress.add_task("submitting", total=None)
         submission = submit_file(
             repository,

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from db.repository import Repository
 from db.session import check_schema, make_engine
 from db.session import upgrade as upgrade_schema
+from routet2i import tracing
 from routet2i.images import ImageStore
 from routet2i.log import configure
 from routet2i.pulse import Pulse
@@ -101,7 +102,7 @@ def scheduler(ctx: typer.Context) -> None:
         on_turn=pulse.beat,
         tidy=ImageStore(root=settings.pictures).sweep_temporary,
     )
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, tracing.running(settings, service="scheduler"):
         process.run_forever(interrupts.stop)
     pulse.end()
 

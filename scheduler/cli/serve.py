@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from routet2i import tracing
 from routet2i.errors import UsageError
 from routet2i.log import configure
 from scheduler.cli.session import open_repository, read_settings
@@ -54,20 +55,27 @@ def serve(
         import uvicorn
 
         from scheduler.api.application import make_application
+        from scheduler.webhooks.herald import Herald
     except ModuleNotFoundError as error:
         raise UsageError(f"{error}; type: pip install 'routet2i[api]'") from error
     configure(settings, service="api")
-    uvicorn.run(
-        make_application(settings, repository),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ssl_certfile=tls_cert,
-        ssl_keyfile=tls_key,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
+    herald = Herald(repository, private_hosts=settings.private_names)
+    herald.start()
+    try:
+        with tracing.running(settings, service="api"):
+            uvicorn.run(
+                make_application(settings, repository),
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ssl_certfile=tls_cert,
+                ssl_keyfile=tls_key,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            )
+    finally:
+        herald.stop()
 
 
 def _is_loopback(host: str) -> bool:

@@ -43,6 +43,9 @@ CHANCE = {  # columns that differ from run to run whatever the order; what count
     "cancelled_ms",
     "deleted_ms",
     "removed_ms",
+    "next_ms",
+    "claimed_until_ms",
+    "body",  # of a delivery: its id and its moment
 }
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 OURS = re.compile(r"(?:file-|batch_)[0-9a-f]{32}")  # ids of the HTTP interface

@@ -4,7 +4,7 @@ The names are read from the repository's source, so that a new transaction is mi
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,23 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 import db.repository
-from db import arrivals, budgets, intake, keys, sweeping, waiting, workers
+from db import arrivals, budgets, endings, intake, keys, sweeping, waiting, workers
 from db.api_batches import State
 from db.keys import Role
 from db.pauses import Paused
 from db.repository import Repository
 from db.session import write
-from routet2i.contracts import BudgetPolicy, Carry, Claim, JobOutcome, Permit, QueueLimits, Scope
+from routet2i.contracts import (
+    BatchEvent,
+    BudgetPolicy,
+    Carry,
+    Claim,
+    JobOutcome,
+    Permit,
+    QueueLimits,
+    Scope,
+    SweepReport,
+)
 from routet2i.errors import NotFound, RouteT2IError
 from tests.protocol.copies import UUID
 from tests.protocol.world import (
@@ -54,19 +64,35 @@ def names() -> frozenset[str]:
         if isinstance(node, ast.ImportFrom) and node.module == "db"
         for alias in node.names
     }
+    named = {  # what a verb calls a transaction before it hands it over
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "write":
-            inside = [
-                f"{one.value.id}.{one.attr}"
-                for one in ast.walk(node.args[1])
-                if isinstance(one, ast.Attribute)
-                and isinstance(one.value, ast.Name)
-                and one.value.id in modules
-            ]
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("write", "alone")
+        ):
+            inside = list(_functions(node.args[1], named=named, modules=modules))
+            if not inside and isinstance(node.args[1], ast.Name) and node.args[1].id == "work":
+                continue  # in `alone` itself
             assert inside, f"line {node.lineno}: `write` is given something that is no function of db/"
             found.add(inside[0])
     return frozenset(found)
+
+
+def _functions(node: ast.AST, *, named: Mapping[str, ast.AST], modules: set[str]) -> Iterator[str]:
+    """Yield `module.function` of what stands in an expression, and in what its names mean."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id in modules:
+            yield f"{one.value.id}.{one.attr}"
+        elif isinstance(one, ast.Name) and one.id in named:
+            yield from _functions(named[one.id], named={}, modules=modules)
 
 
 def _direct(function: Callable[..., object], **arguments: Any) -> Call:
@@ -110,6 +136,13 @@ def _intended(repository: Repository, claim: Claim, place: int) -> object:
     except RouteT2IError as error:  # it names a call that is new in each run
         return UUID.sub("", str(error))
     return "a new call" if isinstance(found, Permit) and not found.resumed else found
+
+
+def _tested(repository: Repository, world: World, _shop: Any) -> object:
+    try:
+        return repository.test_webhook(world.hook) and None
+    except NotFound:
+        return "it was removed"
 
 
 def _drawn_again(world: World, shop: Any) -> JobOutcome:
@@ -186,6 +219,25 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     ),
     "pauses.pause": lambda r, w, s: r.pause(Paused.CLIENT, "ann", who="t", reason="") and None,
     "pauses.resume": lambda r, w, s: r.resume(Paused.CLIENT, "ann") and None,
+    "webhooks.add": lambda r, w, s: (
+        r.add_webhook(
+            client="ann",
+            url="https://hooks.example/",
+            secret="whsec_cc",
+            events=[BatchEvent.FAILED],
+            batch_id=w.gone,
+        )
+        and None
+    ),
+    "webhooks.remove": lambda r, w, s: r.remove_webhook(w.hook),
+    "outbox.test": _tested,
+    "outbox.claim": lambda r, w, s: (found := r.claim_delivery()) and found.number,
+    "outbox.conclude": lambda r, w, s: r.conclude_delivery(
+        w.delivery, status=500, error="500", milliseconds=1, chance=0.5
+    ),
+    "endings.notice": lambda r, w, s: r.notice_batches(since_ms=None),
+    "endings.look": lambda r, w, s: write(r.engine, partial(endings.look, batch_id=w.gone)),
+    "endings.name_end": lambda r, w, s: r.name_end(w.gone, BatchEvent.EXPIRED),
     "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
     "dispatching.mark_sent": lambda r, w, s: {
         one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})
@@ -234,6 +286,7 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     "sweeping.release_forgotten": lambda r, w, s: write(
         r.engine, partial(sweeping.release_forgotten, microbatch_id=w.forgotten)
     ),
+    "sweeping.count": _direct(sweeping.count, report=SweepReport(expired=2, failed=1)),
     "waiting.mend": lambda r, w, s: write(r.engine, partial(waiting.mend, batch_id=w.old)),
     "cancelling.cancel_batch": lambda r, w, s: r.cancel_batch(w.old),
     "cancelling.cancel_batch poor": lambda r, w, s: r.cancel_batch(w.poor),

@@ -13,9 +13,11 @@ import orjson
 from db import budgets
 from db.api_batches import Order
 from db.keys import Role, digest
+from db.outbox import Delivery
 from db.repository import Repository
 from db.session import reading
 from routet2i.contracts import (
+    BatchEvent,
     BudgetPolicy,
     Carry,
     Claim,
@@ -78,6 +80,9 @@ class World:
     unwanted: str  # name of bytes whose file is deleted
     asked: str  # order of ann whose file is not read yet: the only one that is due
     ending: str  # order of ann that is finalizing, with batch `new`
+    hook: str  # webhook of ann, older than all batches
+    gone: str  # batch of ann, cancelled, watched: nobody was told
+    delivery: Delivery  # claimed: a test of `hook`; another one is due, but not while this one is out
     before_ms: int  # all that is here is older
 
 
@@ -146,6 +151,7 @@ def build(shop: Any) -> World:
     )
     repository.delete_file(unwanted.id)
     asked, ending = (repository.order_batch(order(file.id, key=word))[0].id for word in ("asked", "ending"))
+    hook, gone, delivery = _told(shop)
     retries = tuple(
         repository.open_retry(
             paid.batch_id,
@@ -199,6 +205,9 @@ def build(shop: Any) -> World:
         unwanted="e" * 64,
         asked=asked,
         ending=ending,
+        hook=hook,
+        gone=gone,
+        delivery=delivery,
         before_ms=repository.moment_before(seconds=-0.001),
     )
 
@@ -216,6 +225,28 @@ def _forgotten(shop: Any) -> str:
         "UPDATE microbatch SET state = 'dead', lease_until_ms = NULL WHERE id = :id", id=claim.microbatch_id
     )
     return claim.microbatch_id
+
+
+def _told(shop: Any) -> tuple[str, str, Delivery]:
+    """Return a webhook, a batch whose end is to be told, and a delivery that is being sent."""
+    repository = shop.repository
+    hook = repository.add_webhook(
+        client="ann", url="https://hooks.example/", secret="whsec_aa", events=list(BatchEvent)
+    )
+    other = repository.add_webhook(
+        client="bob", url="https://hooks.example/", secret="whsec_bb", events=list(BatchEvent)
+    )
+    gone = shop.submit(1, client="ann")
+    repository.cancel_batch(gone)
+    repository.name_end(gone, BatchEvent.CANCELLED)
+    delivery = repository.claim_delivery(delivery_id=repository.test_webhook(hook))
+    repository.test_webhook(hook)
+    repository.test_webhook(other)
+    shop.change("UPDATE webhook SET created_ms = 1")
+    shop.change("UPDATE webhook_delivery SET claimed_until_ms = 9000000000000 WHERE tries = 1")
+    shop.change("UPDATE webhook_delivery SET subject = webhook_id || tries")
+    assert delivery is not None
+    return hook, gone, delivery
 
 
 def _paid(shop: Any) -> Claim:

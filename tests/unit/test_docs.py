@@ -21,6 +21,7 @@ from scheduler.cli.exits import MEANING
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GROUPS = "(?:budget|client|db|key|predictor|webhook)"  # commands that have commands
 PACKAGES = ("routet2i", "db", "scheduler", "worker_edge", "worker_cloud")
 
 
@@ -41,9 +42,7 @@ def commands() -> dict[str, Any]:
 
 def test_every_command_is_in_the_readme_and_exists() -> None:
     # When commands are read from the README's table
-    named = set(
-        re.findall(r"`routet2i ((?:(?:budget|client|db|key|predictor) )?[a-z]+)[^`]*`", section("Commands"))
-    )
+    named = set(re.findall(rf"`routet2i ((?:{GROUPS} )?[a-z]+)[^`]*`", section("Commands")))
     # Then they are the program's
     assert named == set(commands())
 
@@ -51,7 +50,7 @@ def test_every_command_is_in_the_readme_and_exists() -> None:
 def test_every_option_that_the_readme_names_exists() -> None:
     # Given each row of the table of commands
     rows = re.findall(
-        r"^\| `routet2i ((?:(?:budget|client|db|key|predictor) )?[a-z]+)[^`]*` \| (.*) \|$",
+        rf"^\| `routet2i ((?:{GROUPS} )?[a-z]+)[^`]*` \| (.*) \|$",
         section("Commands"),
         re.MULTILINE,
     )
