@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test long lint bench routing allocation chaos chaos-full soak hostile audit lock
+.PHONY: help setup install demo up test long lint bench pages screens routing allocation chaos chaos-full soak hostile audit lock
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,12 @@ lint: setup ## ruff, types, import rules
 
 bench: setup ## measure speed, write reports/bench.json
 	$(BIN)/python -m tests.bench
+
+pages: setup ## measure how long pages take with 100,000 jobs, write reports/pages.json
+	$(BIN)/python -m tests.pages
+
+screens: setup ## draw the pages into docs/screens, with the Chromium of this machine
+	$(BIN)/python -m tests.pages --screens docs/screens
 
 routing: setup ## measure every router, write docs/routing.md; DATA=FOLDER of rated sets
 	$(BIN)/python -m scheduler.routing $(if $(DATA),--data $(DATA))

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Engine, Row
 
 from db.dialects import run
+from db.session import reading
 from db.story import at
 from routet2i.contracts import Yardstick
 
@@ -66,6 +67,20 @@ def shadow_pairs(
         chosen if limit is None else chosen | {"limit": limit},
     ).all()
     return [_pair(row) for row in reversed(found)]
+
+
+def newest_pairs(engine: Engine, *, limit: int) -> list[ShadowPair]:
+    """Return the complete pairs among so many of the newest shadows, oldest first: quick at any size."""
+    with reading(engine) as connection:
+        found = run(
+            connection,
+            """SELECT * FROM shadow_pair
+                WHERE shadow_job_id IN (SELECT id FROM job WHERE shadow_of IS NOT NULL
+                                        ORDER BY id DESC LIMIT :limit)
+                ORDER BY shadow_job_id""",
+            {"limit": limit},
+        )
+        return [_pair(row) for row in found]
 
 
 def _pair(row: Row[Any]) -> ShadowPair:

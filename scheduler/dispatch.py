@@ -77,6 +77,7 @@ def make_publisher(settings: Settings) -> Publish:
                 profile.task_name,
                 kwargs={"v": MESSAGE_VERSION, "microbatch_id": microbatch.microbatch_id},
                 queue=profile.queue,
+                shadow=f"draw on {profile.name}",  # what Flower calls it; the worker goes by `task`
                 retry=False,
             )
         except (OperationalError, RedisError, OSError) as error:

@@ -21,6 +21,7 @@ from scheduler.api.lookout import Lookout
 from scheduler.api.ours import ROUTERS
 from scheduler.api.ours.events import Feed
 from scheduler.api.ours.previews import oracle_of
+from scheduler.api.pages.routes import add_pages
 from scheduler.clerk import Clerk
 
 TITLE = "RouteT2I"
@@ -70,5 +71,6 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
         application.include_router(router)
     for router in (files.router, batches.router, models.router, images.router, webhooks.router, *ROUTERS):
         application.include_router(router, responses=answers.REFUSALS)
+    add_pages(application, settings, repository)
     answers.describe(application)
     return application

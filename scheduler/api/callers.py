@@ -84,7 +84,7 @@ def caller(request: Request) -> Caller:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         secret = request.cookies.get(COOKIE, "")
-        if secret and request.method not in ("GET", "HEAD") and not _from_our_page(request):
+        if secret and request.method not in ("GET", "HEAD") and not from_our_page(request):
             raise Refused(403, "this request comes from another site's page", code="foreign_origin")
     if not secret:
         raise _unknown(
@@ -105,7 +105,7 @@ def caller(request: Request) -> Caller:
     return found
 
 
-def _from_our_page(request: Request) -> bool:
+def from_our_page(request: Request) -> bool:
     """Whether a browser says that the request was made by a page of this very address."""
     origin = request.headers.get("origin")
     return origin is not None and origin.partition("://")[2] == request.headers.get("host")

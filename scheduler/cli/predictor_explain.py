@@ -207,7 +207,7 @@ def write_page(told: dict[str, Any], path: Path) -> None:
         lstrip_blocks=True,
     )
     page = environment.get_template("explain.html.j2").render(
-        **told, pieces=_pieces(told), verdict=verdict(told["prs"]), shown=SHOWN, shown_word=_shown
+        **told, pieces=pieces(told), verdict=verdict(told["prs"]), shown=SHOWN, shown_word=_shown
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ def write_page(told: dict[str, Any], path: Path) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}; name another --html") from error
 
 
-def _pieces(told: dict[str, Any]) -> list[dict[str, Any]]:
+def pieces(told: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the prompt cut into words and what stands between them, in order."""
     pieces, end = [], 0
     for one in told["words"]:

@@ -70,6 +70,7 @@ def _running(stack: Stack, *, interrupts: Interrupts, out: Console) -> Iterator[
         out.print(f"home {stack.settings.home.resolve()}, log {stack.log}", soft_wrap=True)
         if stack.api is not None:
             out.print(f"HTTP   {stack.api.url}  key {stack.api.key}", soft_wrap=True)
+            out.print(f"pages  {stack.api.url}/login#key={stack.api.key}", soft_wrap=True)
         if stack.flower is not None:
             access = stack.flower
             out.print(f"Flower {access.url}  user {access.user}  password {access.password}", soft_wrap=True)

@@ -172,6 +172,8 @@ def test_a_message_names_the_microbatch_and_nothing_else():
     arguments, keywords, _ = message.payload
     assert (arguments, keywords) == ([], {"v": 1, "microbatch_id": "m-1"})
     assert message.headers["task"] == "routet2i.cloud.generate"
+    # And people read what it is
+    assert message.headers["shadow"] == "draw on cloud"
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -1,0 +1,303 @@
+"""The first page and a batch's own: progress, money, tiers, the gallery, and what can be done about it.
+
+It reads `db.dashboard` and `db.gallery` and acts through the repository and `scheduler.retrying`; what runs
+is sent once more as the piece of page it stands in, every other second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from db import dashboard, gallery
+from db.audit import BatchStatus, rejections
+from db.gallery import LINE, Wish
+from db.repository import Repository
+from routet2i.contracts import JobState
+from routet2i.heartbeat import LIVE_SECONDS
+from scheduler.api.callers import Caller
+from scheduler.api.pages import charts
+from scheduler.api.pages.amounts import micro_usd
+from scheduler.api.pages.frame import SEE_OTHER, Id, Visitor, changed_by, pages, shown_to
+from scheduler.api.pages.rendering import STATES, page
+from scheduler.api.pages.standing import Standing
+from scheduler.retrying import retry
+from scheduler.submit import queue_limits
+
+LISTED = 12  # batches of a page
+CARDS = 24  # jobs of a page: a multiple of every number of columns
+REJECTED = 20  # lines shown
+MAX_TEXT = 200  # characters searched for
+
+router = pages()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One batch of the list."""
+
+    status: BatchStatus
+    parts: tuple[charts.Part, ...]  # of its progress bar
+    spent: tuple[charts.Part, ...]  # of its budget
+    share: float  # of its jobs that are final
+
+
+def standing(request: Request) -> Standing:
+    """Return the process's memory of where batches stand."""
+    found: Standing = request.app.state.standing
+    return found
+
+
+def row(status: BatchStatus) -> Row:
+    """Return a batch with its bars."""
+    whole = status.n_accepted or 1
+    final = sum(count for state, count in status.by_state.items() if state.is_final)
+    limit = status.limit_micro_usd
+    return Row(
+        status=status,
+        parts=charts.stacked({state.value: status.by_state[state] for state in STATES}, whole=whole),
+        spent=charts.stacked(
+            {"spent": status.spent_micro_usd, "reserved": status.reserved_micro_usd}, whole=limit or None
+        ),
+        share=1.0 if status.complete else final / whole,
+    )
+
+
+def everything(request: Request, found: Caller, *, after: str | None) -> dict[str, Any]:
+    """Return what the first page shows."""
+    repository: Repository = request.app.state.repository
+    heads = dashboard.heads(
+        repository.engine,
+        client=None if found.sees_all else found.client,
+        after=after,
+        limit=LISTED + 1,
+    )
+    return {
+        "rows": [row(standing(request).of(head.batch_id)) for head in heads[:LISTED]],
+        "more": heads[LISTED - 1].batch_id if len(heads) > LISTED else None,
+        "flows": flows(request),
+        "line": charts.line,
+    }
+
+
+def flows(request: Request) -> list[dashboard.Flow]:
+    """Return the tiers' flows, the light one first."""
+    tiers = request.app.state.settings.read_tiers()
+    return dashboard.flows(
+        request.app.state.repository.engine, tiers=list(tiers.profiles), live_seconds=LIVE_SECONDS
+    )
+
+
+After = Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$")]
+
+
+@router.get("/")
+def first_page(request: Request, found: Visitor, after: After = None) -> Response:
+    """Show tiers and batches."""
+    return page(
+        request, "batches.html.j2", found, title="Batches", after=after,
+        **everything(request, found, after=after),
+    )  # fmt: skip
+
+
+@router.get("/live")
+def first_page_again(request: Request, found: Visitor, after: After = None) -> Response:
+    """Send what changes on the first page."""
+    return page(
+        request, "batches_live.html.j2", found, after=after, **everything(request, found, after=after)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """What the form above a gallery holds."""
+
+    tier: str = ""
+    state: str = ""
+    metric: str = ""
+    low: str = ""
+    high: str = ""
+    text: str = ""
+    both: bool = False
+    sort: str = LINE
+    up: bool = False  # the smallest first
+
+    def wish(self, batch_id: str, *, known: tuple[str, ...], tiers: Mapping[str, Any], after: str) -> Wish:
+        """Return what is looked for; what the form cannot hold is left out."""
+        metric = self.metric if self.metric in known else None
+        sort = self.sort if self.sort in known else LINE
+        return Wish(
+            batch_id=batch_id,
+            tier=self.tier if self.tier in tiers else None,
+            state=JobState(self.state) if self.state in CHOSEN else None,
+            metric=metric,
+            low=_score(self.low) if metric else None,
+            high=_score(self.high) if metric else None,
+            text="".join(one for one in self.text if one.isprintable()).strip()[:MAX_TEXT] or None,
+            shadowed=self.both,
+            sort=sort,
+            descending=sort != LINE and not self.up,
+            after=_place(after),
+            limit=CARDS,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return it as fields of an address, without what is as it always is."""
+        return {
+            "tier": self.tier, "state": self.state, "metric": self.metric, "low": self.low, "high": self.high,
+            "text": self.text, "both": "1" if self.both else "", "up": "1" if self.up else "",
+            "sort": "" if self.sort == LINE else self.sort,
+        }  # fmt: skip
+
+
+CHOSEN = tuple(
+    state.value for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.QUEUED)
+)
+
+
+def _score(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1 else None
+
+
+def _place(text: str) -> tuple[float, int] | None:
+    value, _, line_no = text.partition("_")
+    try:
+        place = float(value), int(line_no)
+    except ValueError:
+        return None
+    return place if abs(place[0]) < 2**53 and 0 <= place[1] < 2**31 else None
+
+
+def own_batch(request: Request, found: Caller, batch_id: str) -> BatchStatus:
+    """Return a batch that the visitor may see; raises NotFound."""
+    status = standing(request).of(batch_id)
+    shown_to(found, status.client, what=f"batch {batch_id}")
+    return status
+
+
+def progress(request: Request, status: BatchStatus) -> dict[str, Any]:
+    """Return what a batch's live part shows."""
+    end = status.finished_at or datetime.now(UTC)
+    seconds = (end - status.created_at).total_seconds()
+    final = sum(count for state, count in status.by_state.items() if state.is_final)
+    return {
+        "row": row(status),
+        "status": status,
+        "final": final,
+        "seconds": seconds,
+        "per_minute": 60 * final / seconds if seconds > 0 else 0.0,
+        "tiers": charts.stacked(_by_weight(status)),
+    }
+
+
+def _by_weight(status: BatchStatus) -> dict[str, int]:
+    return dict(sorted(status.by_tier.items(), reverse=True))
+
+
+@router.get("/batches/{batch_id}")
+def batch(
+    request: Request,
+    found: Visitor,
+    batch_id: Id,
+    tier: str = "",
+    state: str = "",
+    metric: str = "",
+    low: str = "",
+    high: str = "",
+    text: str = "",
+    both: bool = False,
+    sort: str = LINE,
+    up: bool = False,
+    after: str = "",
+) -> Response:
+    """Show a batch and its gallery."""
+    repository: Repository = request.app.state.repository
+    status = own_batch(request, found, batch_id)
+    known = gallery.metrics(repository.engine, batch_id)
+    filters = Filters(
+        tier=tier,
+        state=state,
+        metric=metric,
+        low=low,
+        high=high,
+        text=text[:MAX_TEXT],
+        both=both,
+        sort=sort,
+        up=up,
+    )
+    wish = filters.wish(batch_id, known=known, tiers=status.by_tier, after=after)
+    shown = gallery.gallery(repository.engine, wish)
+    rejected = rejections(repository.engine, batch_id) if status.n_rejected else []
+    return page(
+        request,
+        "batch.html.j2",
+        found,
+        title=status.name,
+        metrics=known,
+        filters=filters,
+        filtered=any(value for name, value in filters.fields().items() if name not in ("sort", "up")),
+        fields=filters.fields(),
+        chosen=CHOSEN,
+        wish=wish,
+        cards=shown.cards,
+        next=None if shown.next is None else f"{shown.next[0]!r}_{shown.next[1]}",
+        after=after,
+        rejected=rejected[:REJECTED],
+        may_change=found.may_change(status.client),
+        **progress(request, status),
+    )
+
+
+@router.get("/batches/{batch_id}/live")
+def batch_again(request: Request, found: Visitor, batch_id: Id) -> Response:
+    """Send what changes on a batch's page."""
+    status = own_batch(request, found, batch_id)
+    return page(request, "batch_live.html.j2", found, **progress(request, status))
+
+
+@router.post("/batches/{batch_id}/cancel")
+def cancel(request: Request, found: Visitor, batch_id: Id) -> Response:
+    """Cancel what is not final."""
+    changed_by(found, own_batch(request, found, batch_id).client, what=f"batch {batch_id}")
+    report = request.app.state.repository.cancel_batch(batch_id)
+    standing(request).forget(batch_id)
+    number = report.cancelled + report.running
+    return told(f"/batches/{batch_id}", "cancelled" if number else "nothing", number)
+
+
+@router.post("/batches/{batch_id}/retry")
+def retry_failed(
+    request: Request, found: Visitor, batch_id: Id, budget: Annotated[str, Form(max_length=30)] = ""
+) -> Response:
+    """Make a new batch of what failed."""
+    changed_by(found, own_batch(request, found, batch_id).client, what=f"batch {batch_id}")
+    return retried(request, batch_id, job_ids=None, budget=budget)
+
+
+def retried(request: Request, batch_id: str, *, job_ids: list[str] | None, budget: str) -> Response:
+    """Retry jobs and lead to their new batch."""
+    settings = request.app.state.settings
+    tiers = settings.read_tiers()
+    made = retry(
+        request.app.state.repository,
+        batch_id,
+        job_ids=job_ids,
+        edge=tiers[tiers.edge],
+        limits=queue_limits(settings),
+        budget_micro_usd=micro_usd(budget),
+    )
+    if made.batch_id is None:
+        return told(f"/batches/{batch_id}", "nothing", 0)
+    return told(f"/batches/{made.batch_id}", "retried" if made.jobs else "nothing", made.jobs)
+
+
+def told(where: str, what: str, number: int) -> Response:
+    """Lead to a page that says what was done."""
+    return RedirectResponse(f"{where}?did={what}&n={number}", status_code=SEE_OTHER)

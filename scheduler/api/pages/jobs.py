@@ -1,0 +1,114 @@
+"""One job's page: pictures, scores beside the tier's mean, the prompt's words, decision, money, attempts.
+
+It reads `db.story` and `db.gallery`; what the words do is `scheduler.api.pages.words`, asked for on request.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import Form, Request
+from fastapi.responses import Response
+
+from db import gallery
+from db.gallery import Card
+from db.story import JobStory, job_story
+from routet2i.contracts import JobState
+from routet2i.errors import RouteT2IError
+from scheduler.api.callers import Caller
+from scheduler.api.pages import charts
+from scheduler.api.pages.batches import retried, standing, told
+from scheduler.api.pages.frame import Id, Visitor, changed_by, pages, shown_to
+from scheduler.api.pages.rendering import page
+
+ATTEMPTS = 50  # shown; a job that was tried more often is ill
+LINES = 100  # of the ledger
+
+router = pages()
+
+
+def own_job(request: Request, found: Caller, job_id: str) -> JobStory:
+    """Return a job that the visitor may see; raises NotFound."""
+    story = job_story(request.app.state.repository.engine, job_id)
+    shown_to(found, story.client, what=f"job {job_id}")
+    return story
+
+
+@router.get("/jobs/{job_id}")
+def job(request: Request, found: Visitor, job_id: Id, words: bool = False) -> Response:
+    """Show a job."""
+    engine = request.app.state.repository.engine
+    story = own_job(request, found, job_id)
+    card = gallery.card(engine, job_id)
+    before, after = gallery.neighbours(engine, story.batch_id, line_no=story.line_no)
+    status = standing(request).of(story.batch_id)
+    explained: dict[str, Any] | None = None
+    unexplained = ""
+    if words:
+        try:
+            explained = request.app.state.words.of(story.prompt)
+        except RouteT2IError as error:
+            unexplained = str(error)
+    return page(
+        request,
+        "job.html.j2",
+        found,
+        title=story.custom_id,
+        story=story,
+        card=card,
+        batch=status,
+        before=before,
+        after=after,
+        may_change=found.may_change(story.client),
+        may_cancel=not story.state.is_final,
+        may_retry=story.state in (JobState.FAILED, JobState.CANCELLED) and story.retried_by is None,
+        attempts=story.attempts[-ATTEMPTS:],
+        ledger=story.ledger[-LINES:],
+        asked=words,
+        explained=explained,
+        unexplained=unexplained,
+        **scores(request, card, batch_id=story.batch_id, predicted=story.predicted),
+    )
+
+
+def scores(request: Request, card: Card, *, batch_id: str, predicted: Any) -> dict[str, Any]:
+    """Return the radar and the table of a job's scores."""
+    picture = card.picture
+    if picture is None:
+        return {"radar": None, "table": [], "sampled": 0}
+    means, sampled = gallery.tier_means(request.app.state.repository.engine, batch_id, tier=picture.tier)
+    names = sorted(picture.scores)
+    series = {"mean": means, "own": picture.scores}
+    other = card.shadow.scores if card.shadow is not None else {}
+    if other:
+        series = {"mean": means, "other": other, "own": picture.scores}
+    own_predicted = predicted.get(picture.tier, {})
+    table = [
+        {
+            "metric": name,
+            "own": picture.scores[name],
+            "mean": means.get(name),
+            "other": other.get(name),
+            "predicted": own_predicted.get(name),
+        }
+        for name in names
+    ]
+    return {"radar": charts.radar(names, series), "table": table, "sampled": sampled}
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, found: Visitor, job_id: Id) -> Response:
+    """Cancel one job."""
+    story = own_job(request, found, job_id)
+    changed_by(found, story.client, what=f"job {job_id}")
+    was = request.app.state.repository.cancel_job(job_id)
+    standing(request).forget(story.batch_id)
+    return told(f"/jobs/{job_id}", "nothing" if was.is_final else "cancelled", int(not was.is_final))
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry(
+    request: Request, found: Visitor, job_id: Id, budget: Annotated[str, Form(max_length=30)] = ""
+) -> Response:
+    """Make a new batch of this job, if it ended without success."""
+    story = own_job(request, found, job_id)
+    changed_by(found, story.client, what=f"job {job_id}")
+    return retried(request, story.batch_id, job_ids=[job_id], budget=budget)

@@ -1,0 +1,210 @@
+"""Who sees which page and may press which button; errors as pages; words on request. No browser."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from db import gallery
+from db.audit import batch_status
+from db.gallery import Card, Wish
+from db.keys import Role
+from db.repository import Repository
+from routet2i.contracts import JobState
+from routet2i.settings import Settings
+from scheduler.api.application import make_application
+from scheduler.api.callers import COOKIE
+from scheduler.api.pages.standing import Standing
+from tests.pages import seeding
+from tests.pages.seeding import Wanted, seed
+
+SITE = "http://pages.test"
+Visit = Callable[..., TestClient]
+
+
+@pytest.fixture
+def batches(make_database: Callable[[str], Engine], tmp_path: Path) -> Iterator[tuple[Repository, list[str]]]:
+    engine = make_database("sqlite")
+    known = seeding.drawings(seeding.store_of(tmp_path), count=3, size=64)
+    wanted = [
+        Wanted(name="ann's", jobs=30, client="ann", failed=0.2, shadows=0.5),
+        Wanted(name="bob's", jobs=30, client="bob", done=0.5, hours_ago=0.5),
+    ]
+    made = seed(engine, wanted, tiers=Settings(home=tmp_path).read_tiers(), known=known)
+    yield Repository(engine), made
+    engine.dispose()
+
+
+@pytest.fixture
+def visit(batches: tuple[Repository, list[str]], tmp_path: Path) -> Visit:
+    """Make a browser of somebody, as much as HTTP knows of it."""
+    repository, _ = batches
+    application = make_application(Settings(home=tmp_path), repository)
+
+    def made(role: Role | None, client: str = "ann", *, origin: str = SITE) -> TestClient:
+        found = TestClient(application, base_url=SITE, follow_redirects=False, headers={"Origin": origin})
+        if role is not None:
+            secret = f"{client}-{role.value}"
+            repository.add_key(secret, client=client, role=role, name="")
+            found.cookies.set(COOKIE, secret)
+        return found
+
+    return made
+
+
+def a_card(repository: Repository, batch_id: str, **wish: object) -> Card:
+    return gallery.gallery(repository.engine, Wish(batch_id=batch_id, **wish)).cards[0]  # type: ignore[arg-type]
+
+
+def test_another_clients_things_do_not_exist(batches: tuple[Repository, list[str]], visit: Visit) -> None:
+    # Given ann's key and bob's batch
+    repository, (anns, bobs) = batches
+    ann = visit(Role.SUBMITTER)
+    bobs_job = a_card(repository, bobs, state=JobState.SUCCEEDED).job_id
+    # When she asks for what is his, in any way
+    paths = [
+        f"/batches/{bobs}",
+        f"/batches/{bobs}/live",
+        f"/jobs/{bobs_job}",
+        f"/jobs/{bobs_job}/pictures/0/whole",
+        f"/jobs/{bobs_job}/pictures/0/small",
+        "/drift",
+    ]
+    # Then nothing is there
+    assert {path: ann.get(path).status_code for path in paths} == dict.fromkeys(paths, 404)
+    for path in (f"/batches/{bobs}/cancel", f"/batches/{bobs}/retry", f"/jobs/{bobs_job}/retry"):
+        assert ann.post(path).status_code == 404
+    assert "bob" not in ann.get("/").text + ann.get("/budgets").text
+    # But her own, and her jobs' shadows, are
+    own = a_card(repository, anns, shadowed=True)
+    assert own.shadow is not None
+    for job_id in (own.job_id, own.shadow.job_id):
+        answer = ann.get(f"/jobs/{job_id}/pictures/0/small")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+
+
+def test_looking_is_not_acting(batches: tuple[Repository, list[str]], visit: Visit) -> None:
+    repository, (anns, _) = batches
+    auditor = visit(Role.AUDITOR, "eve")
+    assert auditor.get(f"/batches/{anns}").status_code == 200
+    assert auditor.post(f"/batches/{anns}/cancel").status_code == 403
+    assert auditor.post("/budgets/resume", data={"tier": "cloud", "reason": "x"}).status_code == 403
+    assert batch_status(repository.engine, anns).state == "open"
+
+
+@pytest.mark.parametrize("origin", ["http://evil.test", "null"])
+def test_another_sites_page_can_press_no_button(
+    batches: tuple[Repository, list[str]], visit: Visit, origin: str
+) -> None:
+    repository, (_anns, bobs) = batches
+    admin = visit(Role.ADMIN, origin=origin)
+    for path in (f"/batches/{bobs}/cancel", "/logout"):
+        assert admin.post(path).status_code == 403
+    assert admin.post("/login", data={"key": "x"}).status_code == 403
+    assert batch_status(repository.engine, bobs).state == "open"
+
+
+def test_cancelling_and_retrying_do_what_the_commands_do(
+    batches: tuple[Repository, list[str]], visit: Visit
+) -> None:
+    repository, (anns, bobs) = batches
+    admin = visit(Role.ADMIN)
+    # When a running batch is cancelled
+    answer = admin.post(f"/batches/{bobs}/cancel")
+    assert (answer.status_code, answer.headers["location"].split("&")[0]) == (
+        303,
+        f"/batches/{bobs}?did=cancelled",
+    )
+    assert batch_status(repository.engine, bobs).by_state[JobState.QUEUED] == 0
+    # And what failed of another is tried again, twice
+    failed = batch_status(repository.engine, anns).by_state[JobState.FAILED]
+    first, again = (admin.post(f"/batches/{anns}/retry", data={"budget": "2"}) for _ in range(2))
+    # Then one batch has all of it, with its budget
+    made = first.headers["location"].split("?")[0].rsplit("/", 1)[1]
+    assert again.headers["location"].startswith(f"/batches/{made}?did=nothing")
+    status = batch_status(repository.engine, made)
+    assert (status.n_accepted, status.limit_micro_usd, status.client) == (failed, 2_000_000, "ann")
+    # And an amount that is none is told on a page
+    wrong = admin.post(f"/batches/{anns}/retry", data={"budget": "two"})
+    assert wrong.status_code == 400
+    assert "write e.g. 2.50" in wrong.text
+
+
+def test_errors_are_pages_and_strangers_are_asked_to_sign_in(
+    batches: tuple[Repository, list[str]], visit: Visit
+) -> None:
+    _, (anns, _) = batches
+    stranger, admin = visit(None), visit(Role.ADMIN)
+    answer = stranger.get(f"/batches/{anns}?sort=detail")
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        f"/login?next=%2Fbatches%2F{anns}%3Fsort%3Ddetail",
+    )
+    wrong = stranger.post("/login", data={"key": "nobody's"})
+    assert wrong.status_code == 401
+    assert COOKIE not in wrong.cookies
+    for path, status in (("/batches/x", 400), (f"/batches/{'0' * 36}", 404), ("/static/1/x.css", 404)):
+        assert admin.get(path).status_code == status
+    assert "<h1>Not found</h1>" in admin.get(f"/jobs/{'0' * 36}").text
+
+
+def test_nonsense_in_a_gallerys_address_is_left_out(
+    batches: tuple[Repository, list[str]], visit: Visit
+) -> None:
+    _, (anns, _) = batches
+    admin = visit(Role.ADMIN)
+    for query in (
+        "tier=nope&state=nope&metric=nope&low=x&high=7",
+        "after=nan_1",
+        "after=1e999_1",
+        "after=1_99999999999999999999",
+        "text=%00%01&sort='",
+        "low=nan&metric=detail",
+        "did=%3Cb%3E&n=x",
+    ):
+        assert admin.get(f"/batches/{anns}?{query}").status_code == 200, query
+
+
+def test_a_picture_is_kept_by_the_browser_and_gone_when_it_is_deleted(
+    batches: tuple[Repository, list[str]], visit: Visit
+) -> None:
+    repository, (anns, _) = batches
+    card = a_card(repository, anns, state=JobState.SUCCEEDED)
+    admin, path = visit(Role.ADMIN), f"/jobs/{card.job_id}/pictures/0/whole"
+    first = admin.get(path)
+    assert "immutable" in first.headers["cache-control"]
+    assert admin.get(path, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+    assert card.picture is not None
+    repository.delete_pictures([card.picture.sha256], before_ms=2**60, batch_id=None, who="ann")
+    assert admin.get(path).status_code == 404
+    assert "deleted" in admin.get(f"/jobs/{card.job_id}").text.lower()
+
+
+def test_a_complete_batch_is_counted_once_and_a_changed_one_anew(
+    batches: tuple[Repository, list[str]],
+) -> None:
+    # Given where two batches stand
+    repository, (anns, bobs) = batches
+    standing = Standing(repository=repository)
+    complete, running = standing.of(anns), standing.of(bobs)
+    # When the running one is cancelled and forgotten
+    repository.cancel_batch(bobs)
+    standing.forget(bobs)
+    # Then it is counted anew, and the complete one is the very same
+    assert standing.of(anns) is complete
+    assert (running.state, standing.of(bobs).state) == ("open", "cancelled")
+
+
+def test_a_prompts_words_are_explained_on_request(
+    batches: tuple[Repository, list[str]], visit: Visit
+) -> None:
+    pytest.importorskip("torch")
+    repository, (anns, _) = batches
+    job_id = a_card(repository, anns).job_id
+    admin = visit(Role.ADMIN)
+    assert "Explain the prompt" in admin.get(f"/jobs/{job_id}").text
+    told = admin.get(f"/jobs/{job_id}?words=1").text
+    assert "pulls towards the edge" in told
+    assert 'class="w t-' in told

@@ -1,0 +1,80 @@
+"""Draw the pages into PNG files, on a phone and a wide screen, light and dark: `docs/screens`.
+
+The pictures in them are the shape world's own drawings of a seeded home. It knows which pages are worth it.
+"""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from db import gallery
+from db.gallery import Wish
+from db.keys import Role
+from scheduler.api.callers import COOKIE
+from tests.pages.seeding import Wanted, drawings, store_of
+from tests.pages.site import Site, browser, site
+
+SCREENS = {390: 844, 1440: 900}  # pixels, width and height
+THEMES = ("light", "dark")
+COLOURS = 128  # of a file: small enough for a repository
+CHOICE = [
+    Wanted(
+        name="classroom set", jobs=60, client="school", hours_ago=30, failed=0, budget_micro_usd=4_000_000
+    ),
+    Wanted(
+        name="nightly regression", jobs=900, client="studio", hours_ago=9, budget_micro_usd=None, failed=0
+    ),
+    Wanted(
+        name="product shapes, autumn",
+        jobs=320,
+        hours_ago=3,
+        failed=0.02,
+        cancelled=0.005,
+        shadows=0.2,
+        budget_micro_usd=15_000_000,
+    ),
+    Wanted(
+        name="catalogue draft", jobs=480, hours_ago=0.4, done=0.55, shadows=0.1, budget_micro_usd=25_000_000
+    ),
+]
+
+
+def draw(home: Path, *, into: Path) -> None:
+    """Seed a home, visit its pages with a browser, and write what is seen."""
+    into.mkdir(parents=True, exist_ok=True)
+    with site(home, CHOICE, drawings(store_of(home), count=80)) as shown, browser() as started:
+        key = shown.key(Role.ADMIN)
+        for width, height in SCREENS.items():
+            for theme in THEMES:
+                context = started.new_context(
+                    base_url=shown.url, viewport={"width": width, "height": height}, color_scheme=theme
+                )
+                context.add_cookies([{"name": COOKIE, "value": key, "url": shown.url}])
+                page = context.new_page()
+                for name, path in looks(shown).items():
+                    page.goto(path)
+                    page.wait_for_load_state("networkidle")
+                    _write(page.screenshot(), into / f"{name}-{width}-{theme}.png")
+                context.close()
+
+
+def looks(shown: Site) -> dict[str, str]:
+    """Return the pages to be drawn."""
+    _, _, shapes, draft = shown.batches
+    both = gallery.gallery(
+        shown.repository.engine, Wish(batch_id=shapes, shadowed=True, sort="alignment")
+    ).cards[0]
+    return {
+        "batches": "/",
+        "running": f"/batches/{draft}",
+        "gallery": f"/batches/{shapes}?both=1&sort=alignment#gallery",
+        "job": f"/jobs/{both.job_id}",
+        "drift": "/drift",
+        "budgets": "/budgets",
+    }
+
+
+def _write(png: bytes, path: Path) -> None:
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
