@@ -33,7 +33,12 @@ class Settings(BaseSettings):
     """What a deployment may set; each field is `ROUTET2I_<NAME>`, and a command-line flag beats it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ROUTET2I_", frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+        env_prefix="ROUTET2I_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(Path(".routet2i"), description="SQLite file, pictures, embedded broker, logs")

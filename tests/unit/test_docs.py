@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import typer
-import yaml
 from sqlalchemy import text
 
 from db.session import make_engine, reading
@@ -271,34 +270,3 @@ def test_constraints_pin_every_dependency_that_is_asked_for() -> None:
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def test_compose_starts_commands_and_build_targets_that_exist() -> None:
-    # Given the services
-    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
-    targets = set(
-        re.findall(r"^FROM .* AS (\w+)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
-    )
-    ours = {name: one for name, one in services.items() if "build" in one}
-    # When their commands are looked up
-    started = {" ".join(one["command"]) for one in ours.values() if "command" in one}
-    # Then they are the command line's, both tiers are served, and the images can be built
-    assert started == {"db upgrade", "scheduler", "worker edge", "worker cloud"}
-    assert {command.removesuffix(" edge").removesuffix(" cloud") for command in started} <= set(commands())
-    assert {one["build"]["target"] for one in ours.values()} <= targets
-    assert {setting for one in ours.values() for setting in one["environment"]} <= {
-        *(f"ROUTET2I_{name.upper()}" for name in Settings.model_fields),
-        *("FLOWER_BASIC_AUTH", "FLOWER_COOKIE_SECRET"),
-    }
-
-
-def test_no_published_port_is_open_to_the_network() -> None:
-    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
-    ports = [port for one in services.values() for port in one.get("ports", [])]
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
-
-
-def test_images_run_as_an_ordinary_user() -> None:
-    stages = (ROOT / "docker" / "Dockerfile").read_text().split("FROM ")[2:]
-    assert all("USER routet2i" in stage for stage in stages)

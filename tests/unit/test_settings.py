@@ -29,6 +29,16 @@ def test_the_environment_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.fake_models
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    # Given a variable that compose passes on empty, since nobody has filled it in
+    monkeypatch.setenv(f"ROUTET2I_{name.upper()}", "")
+    # Then its default holds
+    settings = Settings()
+    assert settings == Settings.model_construct()
+    assert settings.read_tiers().edge == "edge"
+
+
 def test_a_secret_is_not_in_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUTET2I_BROKER_URL", "redis://:canary@host")
     settings = Settings()
