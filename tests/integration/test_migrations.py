@@ -154,7 +154,7 @@ def test_a_batch_from_a_preview_is_an_ordinary_one_after_the_way_down_and_up(emp
             "INSERT INTO batch VALUES('b', 'default', 'k', 'h', 'n', 'open', 1, 0, 1, 0, 'v', 0, NULL)",
             "INSERT INTO budget(id, period, lim, reserved, spent) VALUES('batch:b', 'total', 65, 0, 0)",
             """INSERT INTO job VALUES('j', 'b', 1, 'c', 'p', NULL, 1, NULL, NULL, 1, 0, NULL, 0, NULL, 0,
-                                       'queued', NULL, 0, NULL, 'default', NULL, NULL, NULL, NULL)""",
+                                       'queued', NULL, 0, NULL, 'default', NULL, NULL, NULL, NULL, NULL)""",
             "INSERT INTO waiting VALUES('b', 0, 0, '', 1, 1)",
         ):
             connection.execute(text(statement))

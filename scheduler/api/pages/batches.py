@@ -289,7 +289,7 @@ def retried(request: Request, batch_id: str, *, job_ids: list[str] | None, budge
         request.app.state.repository,
         batch_id,
         job_ids=job_ids,
-        edge=tiers[tiers.edge],
+        tiers=tiers,
         limits=queue_limits(settings),
         budget_micro_usd=micro_usd(budget),
     )
