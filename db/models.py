@@ -634,12 +634,12 @@ api_batch = Table(
     "api_batch",
     metadata,
     Column("id", Text, primary_key=True),  # batch_<hex>, growing with time; the key of its batch
-    Column("client", Text, nullable=False),
+    Column("client", Text, nullable=False),  # whose it is
     Column("idem_key", Text),  # the client's own; NULL = none: each request is another batch
     Column("body_sha256", Text, nullable=False),  # of what was asked under that key
     Column("input_file_id", Text, ForeignKey("file.id"), nullable=False),
     Column("sha256", Text, nullable=False),  # that file's bytes: their name in HOME/files
-    Column("endpoint", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),  # that its lines are for
     Column("completion_window", Text, nullable=False),  # as it was written
     Column("metadata", Text),  # the client's JSON object
     Column("name", Text, nullable=False),  # for people
@@ -656,17 +656,17 @@ api_batch = Table(
     Column("total", BigInteger, nullable=False),  # lines of its file, when it was looked at last
     Column("completed", BigInteger, nullable=False),  # of them: pictures are there
     Column("failed", BigInteger, nullable=False),  # of them: refused, or not drawn for a fault
-    Column("output_file_id", Text, ForeignKey("file.id")),
-    Column("error_file_id", Text, ForeignKey("file.id")),
+    Column("output_file_id", Text, ForeignKey("file.id")),  # its pictures and answers; NULL = none
+    Column("error_file_id", Text, ForeignKey("file.id")),  # lines without pictures; NULL = none
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),  # end of its completion window
-    Column("in_progress_ms", BigInteger),
-    Column("finalizing_ms", BigInteger),
-    Column("completed_ms", BigInteger),
-    Column("failed_ms", BigInteger),
-    Column("expired_ms", BigInteger),
-    Column("cancelling_ms", BigInteger),
-    Column("cancelled_ms", BigInteger),
+    Column("in_progress_ms", BigInteger),  # when its jobs were all there
+    Column("finalizing_ms", BigInteger),  # when the last of them had ended
+    Column("completed_ms", BigInteger),  # when its files were there
+    Column("failed_ms", BigInteger),  # when nothing could be made of its file
+    Column("expired_ms", BigInteger),  # when its window had ended and its files were there
+    Column("cancelling_ms", BigInteger),  # when it was cancelled
+    Column("cancelled_ms", BigInteger),  # when its files were there after that
     Column("look_ms", BigInteger, nullable=False),  # no clerk looks at it before
     UniqueConstraint("client", "idem_key"),
     CheckConstraint(

@@ -51,6 +51,7 @@ VIEWS: Mapping[str, View] = {
             "finished_at": "when its outcome was recorded",
             "error": "why there is no picture",
             "image_deleted_at": "since when the picture's file is not wanted any more",
+            "requested_tier": "that the job asked for; NULL = the window chose",
         },
     ),
     "batch_summary": View(
@@ -170,5 +171,6 @@ VIEWS: Mapping[str, View] = {
     ),
 }
 SECRETS: Mapping[str, frozenset[str]] = {
-    "api_key": frozenset({"sha256"})
+    "api_key": frozenset({"sha256"}),
+    "webhook_secret": frozenset({"secret"}),
 }  # table -> columns no reader is shown

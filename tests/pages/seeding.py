@@ -271,7 +271,18 @@ def _batch(
         _insert(
             connection,
             models.waiting,
-            iter([{"batch_id": batch_id, "width": 0, "height": 0, "jobs": waiting, "pictures": waiting}]),
+            iter(
+                [
+                    {
+                        "batch_id": batch_id,
+                        "width": 0,
+                        "height": 0,
+                        "tier": "",
+                        "jobs": waiting,
+                        "pictures": waiting,
+                    }
+                ]
+            ),
         )
     shadowed = [k for k in good if rng.random() < one.shadows]
     if shadowed:
