@@ -91,7 +91,7 @@ def test_a_full_run_tells_no_secret_and_no_prompt(
     work = [line for line in lines if line["event"] == "microbatch"]
     assert work
     assert all({"batch", "microbatch", "fence", "worker"} <= set(line) for line in work)
-    assert {"scheduler", "worker-edge", "worker-cloud"} >= {line["service"] for line in lines}
+    assert {"scheduler", "api", "worker-edge", "worker-cloud"} >= {line["service"] for line in lines}
 
 
 def test_settings_tell_no_secret_in_their_text() -> None:

@@ -247,6 +247,9 @@ def test_what_the_ledger_refuses_falls_back_to_the_edge(repository, tmp_path):
         def record_window(self, plan):
             return repository.record_window(plan)
 
+        def resting_tiers(self):
+            return frozenset()
+
     # When the window is recorded
     recorded = window(Late())
     # Then the guard refuses the cloud and grants the edge, with the prediction it was chosen by

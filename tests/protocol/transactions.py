@@ -73,14 +73,8 @@ def names() -> frozenset[str]:
     }
     found = set()
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in ("write", "alone")
-        ):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "write":
             inside = list(_functions(node.args[1], named=named, modules=modules))
-            if not inside and isinstance(node.args[1], ast.Name) and node.args[1].id == "work":
-                continue  # in `alone` itself
             assert inside, f"line {node.lineno}: `write` is given something that is no function of db/"
             found.add(inside[0])
     return frozenset(found)

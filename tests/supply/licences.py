@@ -19,6 +19,7 @@ NAMED = {  # package -> why it may come in spite of its licence
     "psycopg": "LGPL-3.0: a library used by import, unchanged; an optional extra",
     "psycopg-binary": "LGPL-3.0: the same",
     "cuda-toolkit": "declares none: an empty package that names NVIDIA's libraries; comes with torch",
+    "axe-playwright-python": "declares none; its licence file is MIT; tests alone use it",
     "promql-parser": "declares none; its licence file is MIT; tests alone use it",
 }
 NVIDIA = re.compile(r"NVIDIA", re.IGNORECASE)  # redistributable, comes with torch's CUDA wheels
