@@ -6,48 +6,21 @@ It writes the batch and opens it; whoever waits asks `db.ends`. It knows no web 
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from routet2i.contracts import GenerationRequest, OpenedBatch, QueueLimits, Rejection, new_id
+from routet2i.contracts import GenerationRequest, Rejection, new_id
 from routet2i.errors import BudgetTooSmall, UsageError
 from routet2i.settings import Settings
 from routet2i.tiers import Tiers
 from scheduler.intake import read_requests
 from scheduler.promise import dollars
-from scheduler.submit import queue_limits
+from scheduler.submit import Batches, queue_limits
 
 
-class Singles(Protocol):
+class Singles(Batches, Protocol):
     """What a single job needs of `db.repository.Repository`."""
-
-    def open_batch(
-        self,
-        *,
-        client: str,
-        idem_key: str,
-        body_sha256: str,
-        name: str,
-        budget_micro_usd: int | None,
-        preview_id: str | None,
-        jobs: int,
-        limits: QueueLimits | None,
-    ) -> OpenedBatch:
-        """Return the batch of this key; raises Conflict, QueueFull and UsageError."""
-
-    def add_jobs(
-        self,
-        batch_id: str,
-        requests: Sequence[GenerationRequest],
-        rejections: Sequence[Rejection],
-        *,
-        cursor_line: int,
-    ) -> object:
-        """Write its job."""
-
-    def close_intake(self, batch_id: str) -> None:
-        """Open it to decision windows."""
 
     def first_job(self, batch_id: str) -> str | None:
         """Return its job."""
