@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from db import files, intake
+from db import endings, files, intake
 from db.dialects import run
 from db.files import Purpose
 from routet2i.contracts import OpenedBatch, QueueLimits, new_id
@@ -253,10 +253,15 @@ def move(
         connection,
         f"""UPDATE api_batch SET state = :after, {after.value}_ms = {{NOW}}, look_ms = 0,
                 ending = COALESCE(:ending, ending), errors = COALESCE(:errors, errors)
-            WHERE id = :id AND state = :before""",  # noqa: S608 - a state's name
+            WHERE id = :id AND state = :before
+            RETURNING id, client, name, batch_id, created_ms""",  # noqa: S608 - a state's name
         {"id": batch_id, "before": before, "after": after, "ending": ending, "errors": errors},
-    )
-    return bool(moved.rowcount)
+    ).one_or_none()
+    if moved is None:
+        return False
+    if after.is_final and moved.batch_id is None:
+        endings.tell_of_order(connection, moved, state=after)
+    return True
 
 
 def open_batch(
@@ -341,6 +346,8 @@ def finish(
             **left,
         },
     )
+    if order.batch_id is None:
+        endings.tell_of_order(connection, order, state=ending)
     return True
 
 

@@ -192,7 +192,7 @@ def rejections(engine: Engine, batch_id: str) -> list[Rejection]:
     with reading(engine) as connection:
         found = run(
             connection,
-            """SELECT line_no, reason, remedy, raw_sha256, custom_id FROM rejected
+            """SELECT line_no, reason, remedy, raw_sha256, custom_id, code FROM rejected
                 WHERE batch_id = :id ORDER BY line_no""",
             {"id": batch_id},
         )

@@ -3,7 +3,9 @@
 A batch's end is no moment that somebody writes: it is that nothing of it is left to do. So each batch that
 somebody waits for is looked at, seldom if it is long, until that holds; then, in one transaction, its
 deliveries are written and it is looked at no more. Nothing is lost by a death at any point, nothing is told
-twice by two lookers, and no worker does anything for it. It knows no receiver.
+twice by two lookers, and no worker does anything for it. What was ordered over HTTP (`db.api_batches`) ends
+with its order, when its files are there, and is named as that is; an order that never became a batch is told
+of in the transaction that ends it. It knows no receiver.
 """
 
 from collections.abc import Mapping
@@ -20,6 +22,8 @@ LOOKED_AT = 100  # batches a round
 SHORTEST_MS, LONGEST_MS = 1_000, 60_000  # between two looks at one batch
 MS_PER_JOB = 0.05  # what a look costs more with a long batch
 MS_PER_MS_OF_AGE = 0.02  # and how much later news of an old one may come
+ENDS = ("succeeded", "failed", "cancelled")  # of jobs
+NAMES = frozenset(BatchEvent)  # an order that is in none of these states goes on
 NOTICED_MS = 3_600_000  # the ids of batches, made on many machines, are in order up to this
 
 
@@ -82,17 +86,6 @@ def due(connection: Connection) -> list[str]:
     )
 
 
-def name_end(connection: Connection, batch_id: str, event: BatchEvent) -> None:
-    """Say what a batch's end will be called, by whoever ends it: a deadline calls it expired."""
-    run(
-        connection,
-        """INSERT INTO webhook_watch(batch_id, look_ms, event) VALUES(:id, {NOW}, :event)
-            ON CONFLICT(batch_id) DO UPDATE SET event = excluded.event
-            WHERE webhook_watch.look_ms IS NOT NULL""",
-        {"id": batch_id, "event": event.value},
-    )
-
-
 def look(connection: Connection, batch_id: str) -> int | None:
     """Look at one watched batch; return the deliveries that its end wrote, None if it goes on.
 
@@ -100,7 +93,7 @@ def look(connection: Connection, batch_id: str) -> int | None:
     """
     row = run(
         connection,
-        "SELECT event FROM webhook_watch WHERE batch_id = :id AND look_ms IS NOT NULL {LOCK}",
+        "SELECT 1 FROM webhook_watch WHERE batch_id = :id AND look_ms IS NOT NULL {LOCK}",
         {"id": batch_id},
     ).one_or_none()
     if row is None:
@@ -108,14 +101,15 @@ def look(connection: Connection, batch_id: str) -> int | None:
     batch = run(
         connection,
         """SELECT b.id, b.client, b.name, b.state, b.n_accepted, b.n_rejected, b.created_ms,
-                  {NOW} - b.created_ms AS age_ms,
+                  {NOW} - b.created_ms AS age_ms, a.id AS order_id, a.state AS order_state,
                   EXISTS (SELECT 1 FROM waiting w WHERE w.batch_id = b.id AND w.jobs > 0) AS waits,
                   EXISTS (SELECT 1 FROM microbatch m WHERE m.batch_id = b.id
                           AND m.state IN ('ready', 'sent', 'claimed')) AS runs
-            FROM batch b WHERE b.id = :id""",
+            FROM batch b LEFT JOIN api_batch a ON a.batch_id = b.id WHERE b.id = :id""",
         {"id": batch_id},
     ).one()
-    if batch.state == "ingesting" or batch.waits or batch.runs:
+    unfinished = batch.order_state is not None and f"batch.{batch.order_state}" not in NAMES
+    if batch.state == "ingesting" or batch.waits or batch.runs or unfinished:
         pause = max(MS_PER_JOB * batch.n_accepted, MS_PER_MS_OF_AGE * batch.age_ms, SHORTEST_MS)
         run(
             connection,
@@ -123,12 +117,39 @@ def look(connection: Connection, batch_id: str) -> int | None:
             {"id": batch_id, "pause": round(min(pause, LONGEST_MS))},
         )
         return None
-    told = _tell(connection, batch, event=row.event)
+    told = _tell(connection, batch)
     run(connection, "UPDATE webhook_watch SET look_ms = NULL WHERE batch_id = :id", {"id": batch_id})
     return told
 
 
-def _tell(connection: Connection, batch: Row[Any], *, event: str | None) -> int:
+def tell_of_order(connection: Connection, order: Row[Any], *, state: str) -> int:
+    """Write the deliveries of an order that has ended and never became a batch; return how many.
+
+    Args:
+        order: a row of `api_batch`.
+        state: that it is in now.
+    """
+    return _write(
+        connection,
+        client=order.client,
+        made_ms=order.created_ms,
+        batch_id=None,
+        subject=order.id,
+        event=BatchEvent(f"batch.{state}"),
+        data={
+            "id": order.id,
+            "routet2i": {
+                "batch_id": None,
+                "client": order.client,
+                "name": order.name,
+                "jobs": dict.fromkeys(("accepted", "rejected", *ENDS), 0),
+                "spent_usd": 0.0,
+            },
+        },
+    )
+
+
+def _tell(connection: Connection, batch: Row[Any]) -> int:
     """Write the deliveries of a batch that has ended."""
     found = {
         row.state: row
@@ -139,29 +160,52 @@ def _tell(connection: Connection, batch: Row[Any], *, event: str | None) -> int:
             {"id": batch.id},
         )
     }
-    jobs = {
-        state: found[state].jobs if state in found else 0 for state in ("succeeded", "failed", "cancelled")
-    }
-    name = BatchEvent(event) if event is not None else _event(batch.state, succeeded=jobs["succeeded"])
+    jobs = {state: found[state].jobs if state in found else 0 for state in ENDS}
+    if batch.order_state is not None:
+        name = BatchEvent(f"batch.{batch.order_state}")
+    else:
+        name = _event(batch.state, succeeded=jobs["succeeded"])
     data: Mapping[str, Any] = {
-        "id": batch.id,
+        "id": batch.order_id or batch.id,
         "routet2i": {
+            "batch_id": batch.id,
             "client": batch.client,
             "name": batch.name,
             "jobs": {"accepted": batch.n_accepted, "rejected": batch.n_rejected, **jobs},
             "spent_usd": sum(int(row.micro_usd) for row in found.values()) / 1e6,
         },
     }
+    return _write(
+        connection,
+        client=batch.client,
+        made_ms=batch.created_ms,
+        batch_id=batch.id,
+        subject=batch.id,
+        event=name,
+        data=data,
+    )
+
+
+def _write(
+    connection: Connection,
+    *,
+    client: str,
+    made_ms: int,
+    batch_id: str | None,
+    subject: str,
+    event: BatchEvent,
+    data: Mapping[str, Any],
+) -> int:
     hooks = run(
         connection,
         """SELECT id, events FROM webhook WHERE client = :client AND ended_ms IS NULL
             AND (batch_id = :id OR (batch_id IS NULL AND created_ms <= :made)) ORDER BY id""",
-        {"client": batch.client, "id": batch.id, "made": batch.created_ms},
+        {"client": client, "id": batch_id, "made": made_ms},
     ).all()
     written = [
-        outbox.write(connection, webhook_id=hook.id, event=name.value, subject=batch.id, data=data)
+        outbox.write(connection, webhook_id=hook.id, event=event.value, subject=subject, data=data)
         for hook in hooks
-        if name.value in orjson.loads(hook.events)
+        if event.value in orjson.loads(hook.events)
     ]
     return sum(one is not None for one in written)
 

@@ -109,8 +109,8 @@ def add_jobs(
     if refused:
         run(
             connection,
-            """INSERT INTO rejected(batch_id, line_no, reason, remedy, raw_sha256, custom_id)
-                VALUES(:batch_id, :line_no, :reason, :remedy, :raw_sha256, :custom_id)""",
+            """INSERT INTO rejected(batch_id, line_no, reason, remedy, raw_sha256, custom_id, code)
+                VALUES(:batch_id, :line_no, :reason, :remedy, :raw_sha256, :custom_id, :code)""",
             [
                 {
                     "batch_id": batch_id,
@@ -119,6 +119,7 @@ def add_jobs(
                     "remedy": rejection.remedy,
                     "raw_sha256": rejection.raw_sha256,
                     "custom_id": rejection.custom_id,
+                    "code": rejection.code,
                 }
                 for rejection in refused
             ],

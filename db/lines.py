@@ -61,6 +61,7 @@ class MissingLine:
     error_class: str | None
     error: str
     remedy: str | None  # of a line that was rejected
+    code: str | None  # likewise, for programs; None = none of its own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,10 +177,10 @@ def missing(engine: Engine, batch_id: str) -> Iterator[MissingLine]:
                 connection,
                 """SELECT * FROM (
                         SELECT line_no, NULL AS job_id, custom_id, 'rejected' AS state, NULL AS error_class,
-                               reason AS error, remedy
+                               reason AS error, remedy, code
                         FROM rejected WHERE batch_id = :id AND line_no > :after
                         UNION ALL
-                        SELECT j.seq, j.id, j.custom_id, o.state, o.error_class, o.error, NULL
+                        SELECT j.seq, j.id, j.custom_id, o.state, o.error_class, o.error, NULL, NULL
                         FROM job j JOIN outcome o ON o.job_id = j.id
                         WHERE j.batch_id = :id AND j.seq > :after AND o.state <> 'succeeded'
                     ) AS q ORDER BY line_no LIMIT :limit""",
@@ -194,6 +195,7 @@ def missing(engine: Engine, batch_id: str) -> Iterator[MissingLine]:
                 error_class=row.error_class,
                 error=row.error or "",
                 remedy=row.remedy,
+                code=row.code,
             )
         if len(found) < PAGE:
             return

@@ -145,6 +145,7 @@ rejected = Table(
     Column("remedy", Text, nullable=False),  # what to type instead
     Column("raw_sha256", Text, nullable=False),  # of the line's bytes
     Column("custom_id", Text),  # the line's, where it can be read and echoed
+    Column("code", Text),  # for programs: model_not_found; NULL = the line is wrong in another way
 )
 
 decision_window = Table(
@@ -717,12 +718,20 @@ webhook_secret = Table(  # a table of its own, so that a reader of all others ne
     Column("secret", Text, nullable=False),  # that signs; in clear, for a signature needs it
 )
 
+link_secret = Table(  # likewise
+    "link_secret",
+    metadata,
+    Column("purpose", Text, primary_key=True),  # picture: addresses that open without a key
+    Column("secret", Text, nullable=False),  # that signs; in clear
+    Column("created_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 webhook_watch = Table(
     "webhook_watch",
     metadata,
     Column("batch_id", Text, ForeignKey("batch.id"), primary_key=True),  # whose end is to be told
     Column("look_ms", BigInteger),  # when to look at it again; NULL = it has ended, and was told
-    Column("event", Text),  # contracts.BatchEvent that its end is; NULL = its rows say
     Index(
         "ix_webhook_watch_look",
         "look_ms",
@@ -737,7 +746,9 @@ webhook_delivery = Table(
     Column("id", Text, primary_key=True),  # header webhook-id: the same at each try
     Column("webhook_id", Text, ForeignKey("webhook.id"), nullable=False),
     Column("event", Text, nullable=False),  # contracts.BatchEvent, or webhook.test
-    Column("subject", Text, nullable=False),  # what it is about: a batch's id
+    Column(
+        "subject", Text, nullable=False
+    ),  # what it is about: a batch's id, or that of an order that became none
     Column("body", Text, nullable=False),  # JSON, as it is signed and sent
     Column("state", Text, nullable=False),  # pending, delivered, given_up, dropped (the webhook was removed)
     Column("tries", Integer, nullable=False),  # begun; the claim's number

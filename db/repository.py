@@ -35,6 +35,7 @@ from db import (
     intake,
     keys,
     leader,
+    link_secrets,
     lookup,
     outbox,
     pairs,
@@ -344,6 +345,15 @@ class Repository:
             write(self.engine, lambda c: keys.touch(c, found.id))
         return found
 
+    def link_secret(self, purpose: str) -> str:
+        """Return the secret that signs addresses of this purpose; the first who asks makes it."""
+        with reading(self.engine) as connection:
+            found = link_secrets.find(connection, purpose)
+        if found is not None:
+            return found
+        secret = link_secrets.new_secret()
+        return write(self.engine, lambda c: link_secrets.make(c, purpose, secret=secret))
+
     def revoke_key(self, key_id: str) -> bool:
         """End a key; False if it had ended already. Raises NotFound."""
         return write(self.engine, lambda c: keys.revoke(c, key_id))
@@ -641,10 +651,6 @@ class Repository:
 
     def _look(self, batch_id: str) -> int | None:
         return write(self.engine, lambda c: endings.look(c, batch_id))
-
-    def name_end(self, batch_id: str, event: BatchEvent) -> None:
-        """Say what a batch's end will be called; without this its rows say."""
-        write(self.engine, lambda c: endings.name_end(c, batch_id, event))
 
     def claim_delivery(self, *, delivery_id: str | None = None) -> Delivery | None:
         """Take the delivery that is due longest, of a webhook that nobody serves now; None if there is none.

@@ -32,6 +32,7 @@ class ShadowBatch:
 
     batch_id: str
     n_accepted: int  # shadows so far
+    created: bool  # by this window
 
     @property
     def account(self) -> Account:
@@ -58,7 +59,7 @@ def open_batch(connection: Connection, plan: ShadowPlan) -> ShadowBatch | None:
     ).one()
     if row.state != "open":
         return None
-    return ShadowBatch(batch_id=opened.batch_id, n_accepted=row.n_accepted)
+    return ShadowBatch(batch_id=opened.batch_id, n_accepted=row.n_accepted, created=opened.created)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

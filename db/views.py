@@ -172,5 +172,6 @@ VIEWS: Mapping[str, View] = {
 }
 SECRETS: Mapping[str, frozenset[str]] = {
     "api_key": frozenset({"sha256"}),
+    "link_secret": frozenset({"secret"}),
     "webhook_secret": frozenset({"secret"}),
 }  # table -> columns no reader is shown

@@ -150,6 +150,7 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
         assigned=assigned.total(),
         deferred=deferred.total(),
         fallback=sum(len(grant.microbatch.assignments) for grant in granted if grant.is_fallback),
+        shadow_batch=shadow_batch.batch_id if shadow_batch is not None and shadow_batch.created else None,
     )
     reached = clients.charge(connection, sharing, assigned + deferred)
     _insert_window(connection, plan, window, reached=reached)

@@ -145,6 +145,7 @@ class Rejection:
     remedy: str  # what to type instead
     raw_sha256: str  # of the line's bytes: the text itself may be hostile
     custom_id: str | None = None  # the user's own id, where the line has one that may be echoed
+    code: str | None = None  # for programs: model_not_found; None = the line is wrong in another way
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -603,6 +604,7 @@ class RecordedWindow:
     assigned: int  # jobs with an assignment, those on the fallback tier included
     deferred: int  # jobs that stay queued
     fallback: int  # jobs the ledger sent to the fallback tier
+    shadow_batch: str | None = None  # that it has opened for second pictures, the first of their period
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     api_requests_per_minute: int | None = Field(
         None, ge=1, description="most requests of one key to one HTTP process; empty: no limit"
     )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[A-Za-z0-9.:_\[\]-]{1,300}(/[A-Za-z0-9._~/-]{0,300})?)?$",
+        description="address under which clients reach the HTTP interface, for links in answers; empty: as "
+        "each request names it",
+    )
     max_line_bytes: int = Field(
         65_536, ge=64, le=1 << 24, description="longest accepted line of a prompt file"
     )

@@ -14,8 +14,8 @@ import orjson
 
 from db.lines import DeliveredJob, DeliveredPicture, MissingLine
 from routet2i.images import ImageStore
+from scheduler.openai_lines import NO_MODEL
 
-PICTURES = "/routet2i/v1/pictures"  # below this a picture is served by its name
 REQUEST = "batch_req_"
 UNDRAWN = {  # how a batch ended -> code and sentence of its jobs that were not drawn
     "expired": (
@@ -25,7 +25,9 @@ UNDRAWN = {  # how a batch ended -> code and sentence of its jobs that were not 
     "cancelled": ("batch_cancelled", "This request was not executed: the batch was cancelled."),
 }
 CANCELLED = ("request_cancelled", "This request was cancelled by itself.")
+PARAMS = {NO_MODEL: "model"}  # code of a bad line -> the parameter that is wrong
 
+Address = Callable[[str], str]  # a picture's name in the store -> where it can be fetched
 Show = Callable[[DeliveredPicture, str | None], dict[str, Any]]  # a picture and the wanted format -> an image
 
 
@@ -102,8 +104,8 @@ def error_line(line: MissingLine, *, order_id: str, ending: str) -> bytes:
                 "error": {
                     "message": f"{line.error}; {line.remedy}" if line.remedy else line.error,
                     "type": "invalid_request_error" if rejected else "server_error",
-                    "param": None,
-                    "code": "invalid_line" if rejected else line.error_class,
+                    "param": PARAMS.get(line.code or ""),
+                    "code": line.code or "invalid_line" if rejected else line.error_class,
                     "line": line.line_no,
                 }
             },
@@ -111,29 +113,26 @@ def error_line(line: MissingLine, *, order_id: str, ending: str) -> bytes:
     return _line(id=_request_id(made), custom_id=line.custom_id, response=response, error=error)
 
 
-def shower(store: ImageStore, *, base_url: str) -> Show:
+def shower(store: ImageStore, *, address: Address) -> Show:
     """Return what shows a picture: as its bytes, or as an address if the line asked for one."""
 
     def show(picture: DeliveredPicture, response_format: str | None) -> dict[str, Any]:
         if response_format == "url":
-            return {"url": picture_url(picture.sha256, base_url=base_url)}
+            return {"url": None if picture.deleted else address(picture.sha256)}
         png = None if picture.deleted else _bytes(store.path_of(picture.sha256))
         return {"b64_json": None if png is None else base64.b64encode(png).decode("ascii")}
 
     return show
 
 
-def picture_url(sha256: str, *, base_url: str) -> str:
-    """Return a picture's address; it asks for the client's key."""
-    return f"{base_url}{PICTURES}/{sha256}"
-
-
-def measured(jobs: Iterator[DeliveredJob], *, batch_id: str, store: ImageStore, base_url: str) -> int | None:
+def measured(
+    jobs: Iterator[DeliveredJob], *, batch_id: str, store: ImageStore, address: Address
+) -> int | None:
     """Return how many bytes the output file of these jobs has, None without any; no picture is read."""
 
     def show(picture: DeliveredPicture, response_format: str | None) -> dict[str, Any]:
         if response_format == "url":
-            return {"url": picture_url(picture.sha256, base_url=base_url)}
+            return {"url": None if picture.deleted else address(picture.sha256)}
         return {"b64_json": "" if _characters(picture, store=store) else None}
 
     size = 0

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 import orjson
 import structlog
@@ -30,9 +31,10 @@ from routet2i.errors import (
 )
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
-from scheduler.answer_lines import error_line, measured
+from scheduler.answer_lines import PARAMS, error_line, measured
 from scheduler.deadlines import NO_DEADLINE, read_deadline
 from scheduler.file_store import FileStore
+from scheduler.picture_links import PURPOSE, PictureLinks
 from scheduler.submit import Submission, submit_file
 
 TURN_SECONDS = 30.0  # a taken order is left alone by the other clerks; longer work renews it
@@ -56,6 +58,7 @@ class Clerk:
     def __init__(self, repository: Repository, settings: Settings) -> None:
         self._repository = repository
         self._settings = settings
+        self._links = PictureLinks(lambda: repository.link_secret(PURPOSE))
         self._pictures = ImageStore(root=settings.pictures)
         self._files = FileStore(root=settings.files)
         self._stop = threading.Event()
@@ -245,7 +248,7 @@ class Clerk:
             self._kept(order, lines.delivered(self._repository.engine, batch_id)),
             batch_id=batch_id,
             store=self._pictures,
-            base_url=order.base_url,
+            address=partial(self._links.address, base_url=order.base_url),
         )
 
     def _error_bytes(self, order: ApiBatchRow, batch_id: str) -> int | None:
@@ -329,8 +332,8 @@ def _told(error: RouteT2IError, *, path: str, file_id: str) -> dict[str, object]
 
 def _line(bad: Rejection) -> dict[str, object]:
     return {
-        "code": "invalid_line",
+        "code": bad.code or "invalid_line",
         "message": f"{bad.reason}; {bad.remedy}",
         "line": bad.line_no,
-        "param": None,
+        "param": PARAMS.get(bad.code or ""),
     }

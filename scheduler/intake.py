@@ -92,10 +92,11 @@ _JSON_SHAPE = '{"prompt": "a red circle"}'
 class _Refused(Exception):
     """Why a line is no job; becomes a Rejection."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, *, code: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+        self.code = code
         self.custom_id: str | None = None  # the line's, where it may be echoed
 
 
@@ -127,6 +128,7 @@ class _Line:
             remedy=refused.remedy,
             raw_sha256=sha256,
             custom_id=refused.custom_id,
+            code=refused.code,
         )
 
 
@@ -197,7 +199,7 @@ def read_requests(
             text = line.text()
             if not text.strip():  # blank in Unicode's sense
                 continue
-            document, response_format = _parse(text, fmt=fmt)
+            document, response_format = _parse(text, fmt=fmt, tiers=tiers)
             request = reader.request(line.no, document, response_format=response_format)
         except _Refused as refused:
             yield line.rejection(refused)
@@ -205,7 +207,7 @@ def read_requests(
             yield request
 
 
-def _parse(text: str, *, fmt: Format) -> tuple[Mapping[str, Any], str | None]:
+def _parse(text: str, *, fmt: Format, tiers: Collection[str] | None) -> tuple[Mapping[str, Any], str | None]:
     """Return a line's fields, and how an answer is to show its pictures."""
     if fmt == "text":
         return {"prompt": text.strip()}, None
@@ -213,9 +215,9 @@ def _parse(text: str, *, fmt: Format) -> tuple[Mapping[str, Any], str | None]:
     if fmt == "jsonl" and not is_openai(document):
         return document, None
     try:
-        return own_fields(document)
+        return own_fields(document, tiers=tiers)
     except BadLine as error:
-        raise _named(_Refused(error.reason, error.remedy), document) from None
+        raise _named(_Refused(error.reason, error.remedy, code=error.code), document) from None
 
 
 @dataclass(kw_only=True, slots=True)

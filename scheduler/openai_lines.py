@@ -6,13 +6,14 @@ changes nothing (`user`, `quality: auto`) is taken.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from routet2i.errors import UsageError
 
 ENDPOINT = "/v1/images/generations"
 MODEL = "routet2i"  # lets the scheduler choose the tier
+NO_MODEL = "model_not_found"  # OpenAI's code
 ENVELOPE = ("custom_id", "method", "url", "body")
 SAME = ("prompt", "n", "negative_prompt", "seed", "priority", "deadline", "metadata")  # as in our own lines
 FORMATS = ("url", "b64_json")
@@ -35,12 +36,13 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
 class BadLine(UsageError):
-    """A line asks for what is not there; has the reason and the remedy apart."""
+    """A line asks for what is not there; has reason and remedy apart, and OpenAI's code if one fits."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, *, code: str | None = None) -> None:
         super().__init__(f"{reason}; {remedy}")
         self.reason = reason
         self.remedy = remedy
+        self.code = code
 
 
 def is_openai(document: Mapping[str, Any]) -> bool:
@@ -48,9 +50,13 @@ def is_openai(document: Mapping[str, Any]) -> bool:
     return "body" in document
 
 
-def own_fields(document: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+def own_fields(
+    document: Mapping[str, Any], *, tiers: Collection[str] | None = None
+) -> tuple[dict[str, Any], str | None]:
     """Return the fields of our own line that asks for the same, and its `response_format`.
 
+    Args:
+        tiers: that a model may name; None = any.
     Raises:
         BadLine: the envelope is incomplete, names another endpoint or model, or asks for what we cannot do.
     """
@@ -70,6 +76,9 @@ def own_fields(document: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]
     width, height = read_size(body.get("size"))
     taken = {name: body[name] for name in SAME if name in body}
     fields = {"custom_id": document["custom_id"], **taken, "width": width, "height": height}
+    tier = requested_tier(body.get("model"), tiers=tiers)
+    if tier is not None:
+        fields["tier"] = tier
     return fields, body.get("response_format")
 
 
@@ -83,14 +92,34 @@ def _check(body: Mapping[str, Any]) -> None:
         if type(value) not in (str, int, bool) or value not in HARMLESS[name]:
             allowed = " or ".join(shown(one) for one in sorted(HARMLESS[name], key=str))
             raise BadLine(f"{name} = {shown(value)} is not served", f"write {allowed}, or leave it out")
-    model = body.get("model")
-    if model is not None and model != MODEL:
-        raise BadLine(f"model = {shown(model)} is not served", f'write "model": "{MODEL}", or leave it out')
     response_format = body.get("response_format")
     if response_format is not None and response_format not in FORMATS:
         raise BadLine(
             f"response_format = {shown(response_format)} is not served", f"write {' or '.join(FORMATS)}"
         )
+
+
+def models(tiers: Collection[str]) -> tuple[str, ...]:
+    """Return what a request may name as its model: the scheduler's choice, then each tier by its name."""
+    return (MODEL, *(name for name in tiers if name != MODEL))
+
+
+def requested_tier(model: Any, *, tiers: Collection[str] | None) -> str | None:
+    """Return the tier that a model's name asks for, None = the scheduler chooses.
+
+    Args:
+        tiers: that may be asked for; None = any.
+    Raises:
+        BadLine: there is no such model; its code is NO_MODEL.
+    """
+    if model is None or model == MODEL:
+        return None
+    if type(model) is str and (tiers is None or model in tiers):
+        return model
+    known = f"{MODEL} or a tier's name" if tiers is None else " or ".join(models(tiers))
+    raise BadLine(
+        f"the model {shown(model)} does not exist", f"write {known}, or leave it out", code=NO_MODEL
+    )
 
 
 def read_size(value: Any) -> tuple[int | None, int | None]:

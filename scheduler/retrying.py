@@ -5,10 +5,12 @@ with. It knows neither SQL nor why a job failed.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from routet2i import tracing
 from routet2i.contracts import OpenedBatch, QueueLimits
 from routet2i.errors import BudgetTooSmall
 from routet2i.tiers import Tiers
@@ -135,6 +137,7 @@ def retry(
     )
     added = 0
     if opened.state == "ingesting":
+        began_ns = time.time_ns()
         while step := retries.add_retries(
             origin,
             opened.batch_id,
@@ -145,6 +148,11 @@ def retry(
         ):
             added += step
         retries.close_intake(opened.batch_id)
+        tracing.submitted(
+            opened.batch_id,
+            began_ns=began_ns,
+            attributes={"routet2i.retry_of": origin, "routet2i.jobs": added},
+        )
     return Retry(
         origin=origin,
         batch_id=opened.batch_id,

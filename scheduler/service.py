@@ -17,6 +17,7 @@ import structlog
 from db.pairs import ShadowPair
 from routet2i import tracing
 from routet2i.contracts import (
+    SHADOW_CLIENT,
     Account,
     Pool,
     Purse,
@@ -176,6 +177,10 @@ def run_window(
         memory.remember(markets)
     plan = locked.added_to(plan)
     recorded = repository.record_window(plan)
+    if recorded.shadow_batch is not None:
+        tracing.submitted(
+            recorded.shadow_batch, began_ns=began_ns, attributes={"routet2i.client": SHADOW_CLIENT}
+        )
     _trace(plan, began_ns=began_ns)
     _log.info(
         "window",

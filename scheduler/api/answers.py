@@ -24,6 +24,7 @@ STATUS: tuple[tuple[type[errors.RouteT2IError], int, str], ...] = (  # the first
 )
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 FINAL = (402, 409)  # OpenAI's clients repeat a 409, which says the same again
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_long"}  # of what Starlette refuses
 RETRY_SECONDS = {429: 5, 503: 5}  # what a client is told to wait
 
 
@@ -43,7 +44,7 @@ class ErrorAnswer(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {  # what any route behind a key may answer
-    status: {"model": ErrorAnswer} for status in (400, 401, 402, 403, 404, 409, 410, 429, 500, 503, 504)
+    status: {"model": ErrorAnswer} for status in (400, 401, 402, 403, 404, 409, 410, 413, 429, 500, 503, 504)
 }
 
 
@@ -99,7 +100,10 @@ def install(application: FastAPI) -> None:
     @application.exception_handler(HTTPException)
     def other(_: Request, error: HTTPException) -> JSONResponse:
         return envelope(
-            error.status_code, str(error.detail), code="http_error", headers=dict(error.headers or {})
+            error.status_code,
+            str(error.detail),
+            code=CODES.get(error.status_code, "http_error"),
+            headers=dict(error.headers or {}),
         )
 
 

@@ -23,6 +23,7 @@ from scheduler.api.ours.events import Feed
 from scheduler.api.ours.previews import oracle_of
 from scheduler.api.pages.routes import add_pages
 from scheduler.clerk import Clerk
+from scheduler.picture_links import PURPOSE, PictureLinks
 
 TITLE = "RouteT2I"
 SUMMARY = "Batch text-to-image with prompt-aware routing between a light and a large model under a budget."
@@ -56,6 +57,7 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     application.state.settings = settings
     application.state.repository = repository
     application.state.clerk = clerk
+    application.state.links = PictureLinks(lambda: repository.link_secret(PURPOSE))
     application.state.doorkeeper = Doorkeeper(repository)
     application.state.limits = Limits(settings.api_requests_per_minute)
     application.state.lookout = Lookout(repository)

@@ -17,11 +17,12 @@ from db.files import PREFIX as FILE_PREFIX
 from db.repository import Repository
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
-from scheduler.api.fields import Plain, cursor, idempotency_key, known_id
+from scheduler.api.fields import Plain, cursor, idempotency_key, known_id, public_url
 from scheduler.api.files import LONGEST_SECONDS, SHORTEST_SECONDS
 from scheduler.clerk import Clerk
 from scheduler.deadlines import BadDeadline, read_deadline
 from scheduler.intake import INTEGERS
+from scheduler.openai_lines import MODEL
 
 MICRO = 1_000_000  # in a dollar
 LOWEST, HIGHEST = INTEGERS["priority"]
@@ -132,6 +133,8 @@ class Batch(BaseModel):
     cancelled_at: int | None
     request_counts: RequestCounts
     metadata: dict[str, str] | None
+    model: str = Field(MODEL, description="what the batch is ordered of; lines may ask for a tier")
+    usage: None = Field(None, description="tokens are not counted; `routet2i` tells what was spent")
     routet2i: Ours
 
 
@@ -188,7 +191,7 @@ def create(
             deadline=order.deadline,
             priority=order.priority,
             preview_id=order.preview,
-            base_url=str(request.base_url).rstrip("/"),
+            base_url=public_url(request),
             output_seconds=None if expiry is None else expiry.seconds,
         )
     )

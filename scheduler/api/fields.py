@@ -1,4 +1,4 @@
-"""Types of what requests carry: text that every database takes, ids that may be ours.
+"""Types of what requests carry: text that every database takes, ids that may be ours, our own address.
 
 It knows forms, no route and no row.
 """
@@ -6,6 +6,7 @@ It knows forms, no route and no row.
 import re
 from typing import Annotated
 
+from fastapi import Request
 from pydantic import AfterValidator
 
 from routet2i.errors import NotFound
@@ -24,6 +25,12 @@ def _plain(value: str) -> str:
 
 
 Plain = Annotated[str, AfterValidator(_plain)]  # one line of text without control characters
+
+
+def public_url(request: Request) -> str:
+    """Return the address under which clients reach us, without a slash at its end."""
+    configured: str = request.app.state.settings.public_url
+    return (configured or str(request.base_url)).rstrip("/")
 
 
 def known_id(value: str, *, prefix: str, what: str) -> str:

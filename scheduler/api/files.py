@@ -4,6 +4,7 @@ It knows HTTP's side; rows are `db.files`, bytes `scheduler.file_store`, lines `
 """
 
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -23,6 +24,7 @@ from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
 from scheduler.api.fields import cursor, known_id
 from scheduler.file_store import FileStore
+from scheduler.picture_links import PictureLinks
 
 LINES = "application/jsonl"
 FORM_BYTES = 64 * 1024  # of an upload beside its file
@@ -250,7 +252,10 @@ def _left_lines(request: Request, file: FileRow) -> Iterator[bytes]:
     order = repository.find_order_of(file.id)
     assert order.batch_id is not None
     if file.id == order.output_file_id:
-        show = shower(ImageStore(root=settings.pictures), base_url=order.base_url)
+        links: PictureLinks = request.app.state.links
+        show = shower(
+            ImageStore(root=settings.pictures), address=partial(links.address, base_url=order.base_url)
+        )
         for job in lines.delivered(repository.engine, order.batch_id):
             yield output_line(job, batch_id=order.batch_id, show=show)
         return

@@ -23,11 +23,13 @@ from routet2i.tiers import Tiers
 from scheduler.allocator import REASONS
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller, Submitter
+from scheduler.api.fields import idempotency_key, public_url
 from scheduler.api.lookout import Lookout
 from scheduler.intake import INTEGERS
+from scheduler.openai_lines import NO_MODEL, BadLine, requested_tier
+from scheduler.picture_links import PictureLinks
 from scheduler.single import Single, submit_single
 
-MODEL = "routet2i"  # the pair with its router; a tier's name asks for that tier
 WAIT_SECONDS = 300.0  # longest wait for the pictures of one request
 LEAVES_SECONDS = 1.0  # between two looks whether the caller is still there
 PRIORITY = INTEGERS["priority"][1]  # somebody waits for it
@@ -94,9 +96,10 @@ async def generate(
     request: Request,
     wanted: ImageRequest,
     caller: Submitter,
-    idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
+    key: Annotated[str | None, Header(alias="Idempotency-Key")] = None,
 ) -> ImageAnswer:
     """Draw, and answer when it is drawn; with an `Idempotency-Key` the same request is the same job."""
+    idempotency_key(key)
     state = request.app.state
     repository: Repository = state.repository
     crowd: dict[str, int] = state.crowd
@@ -108,8 +111,8 @@ async def generate(
         )
     crowd[caller.key_id] = crowd.get(caller.key_id, 0) + 1
     try:
-        single = await run_in_threadpool(_submit, state.settings, repository, wanted, caller, idempotency_key)
-        end = await _end(request, state.lookout, single, keeps=idempotency_key is not None)
+        single = await run_in_threadpool(_submit, state.settings, repository, wanted, caller, key)
+        end = await _end(request, state.lookout, single, keeps=key is not None)
         return await run_in_threadpool(_answer, request, state.settings, wanted, end)
     finally:
         crowd[caller.key_id] -= 1
@@ -125,9 +128,9 @@ def _submit(
         "prompt": wanted.prompt,
         "negative_prompt": wanted.negative_prompt,
         "seed": wanted.seed,
-        "n": wanted.n,
+        "n": wanted.n or 1,
         "priority": PRIORITY,
-        "tier": tier_of(wanted.model, tiers=tiers),
+        "tier": _tier(wanted.model, tiers=tiers),
         "metadata": None if wanted.user is None else {"user": wanted.user},
     }
     if wanted.size not in (None, "auto"):
@@ -143,22 +146,16 @@ def _submit(
         budget_micro_usd=None if wanted.budget_usd is None else round(wanted.budget_usd * 1_000_000),
         settings=settings,
         tiers=tiers,
+        response_format=wanted.response_format or "b64_json",
     )
 
 
-def tier_of(model: str | None, *, tiers: Tiers) -> str | None:
+def _tier(model: str | None, *, tiers: Tiers) -> str | None:
     """Return the tier that a model's name asks for, None = the router chooses; raises Refused with 404."""
-    if model in (None, MODEL):
-        return None
-    if model not in tiers.routed:
-        known = ", ".join((MODEL, *tiers.routed))
-        raise Refused(
-            404,
-            f"the model {model!r} does not exist; there are: {known}",
-            code="model_not_found",
-            param="model",
-        )
-    return model
+    try:
+        return requested_tier(model, tiers=tiers.routed)
+    except BadLine as error:
+        raise Refused(404, str(error), code=NO_MODEL, param="model") from error
 
 
 async def _end(request: Request, lookout: Lookout, single: Single, *, keeps: bool) -> JobEnd:
@@ -200,10 +197,11 @@ def _refusal(end: JobEnd | None, single: Single) -> Refused:
 
 def _answer(request: Request, settings: Settings, wanted: ImageRequest, end: JobEnd) -> ImageAnswer:
     store = ImageStore(root=settings.pictures)
+    links: PictureLinks = request.app.state.links
     by_url = wanted.response_format == "url"
     try:
         data = [
-            ImageData(url=str(request.url_for("picture", name=one.sha256)))
+            ImageData(url=links.address(one.sha256, base_url=public_url(request)))
             if by_url
             else ImageData(b64_json=base64.b64encode(store.read(one.sha256)).decode())
             for one in end.pictures

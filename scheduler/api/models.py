@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller
-from scheduler.openai_lines import MODEL
+from scheduler.openai_lines import MODEL, NO_MODEL, models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -44,11 +44,15 @@ def retrieve(request: Request, caller: AnyCaller, model: str) -> Model:
     for one in _models(request):
         if one.id == model:
             return one
-    raise Refused(404, f"no model {model[:60]!r}; look what is there: GET /v1/models", code="model_not_found")
+    raise Refused(
+        404, f"no model {model[:60]!r}; look what is there: GET /v1/models", code=NO_MODEL, param="model"
+    )
 
 
 def _models(request: Request) -> list[Model]:
     settings: Settings = request.app.state.settings
     tiers = settings.read_tiers()
-    named = [Model(id=name, owned_by=profile.model) for name, profile in tiers.profiles.items()]
-    return [Model(id=MODEL, owned_by="routet2i"), *named]
+    return [
+        Model(id=name, owned_by="routet2i" if name == MODEL else tiers[name].model)
+        for name in models(tiers.routed)
+    ]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from db.api_batches import PREFIX
 from db.outbox import DeliveryRow
 from db.repository import Repository
 from db.webhooks import WebhookRow, new_secret
@@ -17,6 +18,7 @@ from routet2i.errors import NotFound
 from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
+from scheduler.api.fields import known_id
 from scheduler.webhooks.posting import check_url
 
 Limit = Annotated[int, Query(ge=1, le=1_000)]
@@ -32,7 +34,9 @@ class NewWebhook(BaseModel):
 
     url: str = Field(min_length=1, max_length=2_000, description="https://HOST/PATH")
     events: list[BatchEvent] = Field(default_factory=lambda: list(BatchEvent), min_length=1, max_length=10)
-    batch_id: str | None = Field(None, max_length=64, description="only this batch; else all from now on")
+    batch_id: str | None = Field(
+        None, max_length=64, description="only this batch, by our id or `batch_...`; else all from now on"
+    )
     name: str = Field("", max_length=128, description="for people")
     client: str | None = Field(None, pattern=f"^{NAME}$", description="an administrator may name another one")
 
@@ -126,11 +130,29 @@ def add(request: Request, found: Submitter, asked: NewWebhook) -> SecretWebhook:
         url=asked.url,
         secret=secret,
         events=asked.events,
-        batch_id=asked.batch_id,
+        batch_id=_batch(repository, asked.batch_id, client=client),
         name=asked.name,
     )
     shown = _webhook(repository.webhook(webhook_id))
     return SecretWebhook(**shown.model_dump(), secret=secret)
+
+
+def _batch(repository: Repository, batch_id: str | None, *, client: str) -> str | None:
+    """Return our id of a batch that may be named as `/v1/batches` names it."""
+    if batch_id is None or not batch_id.startswith(PREFIX):
+        return batch_id
+    order = repository.find_order(known_id(batch_id, prefix=PREFIX, what="batch"))
+    if order.client != client:
+        raise NotFound(f"no batch {batch_id} of client {client}")
+    if order.batch_id is None:
+        raise Refused(
+            409,
+            f"the file of {batch_id} is not read ({order.state}); ask again when it is in progress, or be "
+            "told of all batches: leave batch_id out",
+            code="not_read",
+            param="batch_id",
+        )
+    return order.batch_id
 
 
 @router.get("")

@@ -19,7 +19,11 @@ from scheduler.cli.show import clean, console
 
 
 class OneLineErrors(TyperGroup):
-    """Turns this project's errors into one line and an exit code."""
+    """Turns this project's errors into one line and an exit code, and shows flags as what they are."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        _name_no_type_of_flags(self)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse what is no text; see click's Group."""
@@ -48,7 +52,9 @@ def make_app() -> typer.Typer:
         budgets,
         checks,
         clients,
+        health,
         keys,
+        pausing,
         predictors,
         preview,
         processes,
@@ -62,41 +68,41 @@ def make_app() -> typer.Typer:
         webhooks,
     )
 
-    app = make_probe()
-    for command in (
-        stack.demo,
-        stack.up,
-        preview.preview,
-        batches.submit,
-        batches.status,
-        results.results,
-        results.audit,
-        sql.sql,
-        batches.cancel,
-        retrying.retry,
-        simulate.simulate,
-        checks.doctor,
-        pruning.prune,
-        backups.backup,
-        backups.restore,
-        processes.worker,
-        processes.scheduler,
-        serve.serve,
-    ):
-        app.command()(command)
-    app.add_typer(budgets.budget, name="budget")
-    app.add_typer(clients.client, name="client")
-    app.add_typer(keys.key, name="key")
-    app.add_typer(processes.db, name="db")
-    app.add_typer(predictors.predictor, name="predictor")
-    app.add_typer(webhooks.webhook, name="webhook")
+    app = _empty()
+    for panel, commands in {
+        "Begin": (stack.demo, stack.up),
+        "Batches": (
+            *(preview.preview, batches.submit, batches.status, results.results, results.audit),
+            *(sql.sql, batches.cancel, retrying.retry, pausing.pause, pausing.resume),
+        ),
+        "Look after it": (health.health, checks.doctor, pruning.prune, backups.backup, backups.restore),
+        "Parts of `up`, one by one": (processes.worker, processes.scheduler, serve.serve),
+        "Plan": (simulate.simulate,),
+    }.items():
+        for command in commands:
+            app.command(rich_help_panel=panel)(command)
+    for name, group in {
+        "budget": budgets.budget,
+        "client": clients.client,
+        "key": keys.key,
+        "webhook": webhooks.webhook,
+        "predictor": predictors.predictor,
+        "db": processes.db,
+    }.items():
+        app.add_typer(group, name=name, rich_help_panel="Settings that live in the database")
     return app
 
 
 def make_probe() -> typer.Typer:
     """Return the application with `health` alone: what the other commands import takes a second."""
-    from scheduler.cli.health import health
+    from scheduler.cli import health
 
+    app = _empty()
+    app.command()(health.health)
+    return app
+
+
+def _empty() -> typer.Typer:
     app = typer.Typer(
         cls=OneLineErrors,
         no_args_is_help=True,
@@ -105,8 +111,16 @@ def make_probe() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(_start)
-    app.command()(health)
     return app
+
+
+def _name_no_type_of_flags(command: Any) -> None:
+    """Show `--json`, not `--json <bool>`, which reads as if a value had to be typed."""
+    for option in (*command.params, command.get_help_option(typer.Context(command))):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _name_no_type_of_flags(inner)
 
 
 def _version(wanted: bool) -> None:
@@ -117,7 +131,11 @@ def _version(wanted: bool) -> None:
 
 def _start(
     home: Annotated[
-        Path | None, typer.Option(help="State of this deployment; beats ROUTET2I_HOME.", metavar="FOLDER")
+        Path | None,
+        typer.Option(
+            help="Where database, pictures and logs lie; beats ROUTET2I_HOME. Default: .routet2i here.",
+            metavar="FOLDER",
+        ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")

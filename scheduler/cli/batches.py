@@ -315,7 +315,7 @@ def cancel(
     job: Annotated[str | None, typer.Option(help="One job instead: its id or custom_id.")] = None,
     json: Json = False,
 ) -> None:
-    """Cancel what has not been rendered: a whole batch, or one job.
+    """Cancel what has not been drawn: a whole batch, or one job.
 
     Example: routet2i cancel last
     Example: routet2i cancel --job shape-007

@@ -18,7 +18,10 @@ from scheduler.cli.show import as_json, console, table, write_line
 
 SHOWN = ("client", "weight", "queued jobs", "open batches", "share now", "its next job is decided")
 
-client = typer.Typer(no_args_is_help=True, help="Who shares the windows, and by which weight.")
+client = typer.Typer(
+    no_args_is_help=True,
+    help="Who shares the scheduler's windows (rounds of decisions), and by which weight.",
+)
 
 
 @client.command("list")

@@ -22,7 +22,7 @@ def health(
     ready: Annotated[bool, typer.Option("--ready", help="Ask whether it can work, not only live.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Say whether it is well, and what to type if not; the exit code is 0 if nothing failed, else 1.
+    """Say whether the deployment is well, and what to type if not; exit code 0: nothing failed.
 
     `scheduler` and `worker` are probes for the machine or container that runs one: alive (its loop turns,
     whatever database and broker do) or, with --ready, able to work.

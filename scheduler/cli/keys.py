@@ -19,7 +19,9 @@ from scheduler.cli.spans import span_seconds
 
 SHOWN = ("key", "id", "client", "role", "name", "created", "expires", "last used", "state")
 
-key = typer.Typer(no_args_is_help=True, help="Keys of the HTTP interface.")
+key = typer.Typer(
+    no_args_is_help=True, help="Keys of the HTTP interface and its pages: who may come in, and as what."
+)
 
 
 @key.command()

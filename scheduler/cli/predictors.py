@@ -26,7 +26,10 @@ from scheduler.predictor import registry
 from scheduler.predictor.interface import LIVE, resolve
 from scheduler.predictor.live import LOOK_SECONDS
 
-predictor = typer.Typer(no_args_is_help=True, help="Fitted predictors: what there is, and what is live.")
+predictor = typer.Typer(
+    no_args_is_help=True,
+    help="What predicts, before drawing, what the large model gains a prompt: train, judge, promote.",
+)
 for command in (collect, train, evaluate, explain, score, drift):
     predictor.command()(command)
 

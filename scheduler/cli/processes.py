@@ -70,6 +70,8 @@ def _print_current(settings: Settings, *, json: bool) -> None:
 def worker(ctx: typer.Context, tier: Annotated[str, typer.Argument(help="A tier of the tier file.")]) -> None:
     """Run one worker of a tier in the foreground; Ctrl-C lets it finish its microbatch.
 
+    For several machines, with the same settings on each; on one machine `routet2i up` starts all there is.
+
     Example: routet2i worker edge
     """
     settings = _with_broker(read_settings(ctx))

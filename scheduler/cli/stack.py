@@ -15,6 +15,7 @@ from rich.console import Console
 from db import audit
 from db.audit import BatchStatus
 from db.repository import Repository
+from routet2i import tracing
 from routet2i.contracts import new_id
 from routet2i.errors import IntakeError, ServiceUnavailable
 from routet2i.settings import Settings
@@ -42,7 +43,10 @@ SHADOW_SECONDS = 120.0  # waited for second pictures, once the batch is complete
 
 
 def up(ctx: typer.Context) -> None:
-    """Run everything on this machine: broker, scheduler, a worker per tier, HTTP, Flower.
+    """Run everything on this machine until Ctrl-C: broker, scheduler, a worker per tier, HTTP, Flower.
+
+    It prints the address of its pages, and a key. Then submit from another terminal, in the same folder or
+    with the same --home. What is there already goes on where it was.
 
     Example: routet2i up
     """
@@ -118,14 +122,15 @@ def demo(
         stack = Stack(settings, say=lambda text: out.print(text, soft_wrap=True))
         with _running(stack, interrupts=interrupts, out=out):
             repository = open_repository(settings)
-            submission = submit_file(
-                repository,
-                path,
-                tiers=settings.read_tiers(),
-                settings=settings,
-                budget_micro_usd=limit,
-                key=new_id(),  # a demonstration that finds its old batch would show nothing
-            )
+            with tracing.running(settings, service="submit"):
+                submission = submit_file(
+                    repository,
+                    path,
+                    tiers=settings.read_tiers(),
+                    settings=settings,
+                    budget_micro_usd=limit,
+                    key=new_id(),  # a demonstration that finds its old batch would show nothing
+                )
             print_submission(submission)
             ended = watch(repository, submission.batch_id, console=out, stop=interrupts.stop, tend=stack.tend)
             _await_shadows(repository, ended.batch_id, stack=stack, interrupts=interrupts)

@@ -128,7 +128,7 @@ def test(ctx: typer.Context, webhook_id: Id) -> None:
 def deliveries(
     ctx: typer.Context,
     webhook_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Of this webhook; default: of all.")
+        str | None, typer.Argument(metavar="ID", help="Of this webhook; default: of all.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="So many, the newest.")] = 20,
     json: Json = False,

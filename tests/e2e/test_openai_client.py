@@ -1,12 +1,18 @@
 """OpenAI's own Python client against a real stack (`routet2i up`); models are fakes, nothing else is."""
 
 import base64
+import hashlib
 import io
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai import OpenAI
@@ -15,6 +21,7 @@ from openai.types import Batch
 from db.audit import check_invariants
 from tests.e2e.conftest import Home, wait_for
 
+OFFICIAL = Path(__file__).parents[2] / "examples" / "official_client.py"
 ENDPOINT = "/v1/images/generations"
 FINAL = ("completed", "failed", "expired", "cancelled")
 
@@ -96,6 +103,7 @@ def test_two_hundred_requests_come_out_as_two_hundred_pictures(home: Home, clien
     assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at
     assert batch.expires_at == batch.created_at + 86_400
     assert (batch.error_file_id, batch.failed_at, batch.cancelled_at, batch.errors) == (None,) * 4
+    assert (batch.model, batch.usage) == ("routet2i", None)
     assert batch.model_extra["routet2i"]["budget_usd"] == 6.5
     assert 0 < batch.model_extra["routet2i"]["spent_usd"] <= 6.5
     # And each line has its custom_id, a picture, and how it came about
@@ -183,25 +191,41 @@ def test_bad_lines_are_told_with_their_custom_ids_and_sink_no_other(client: Open
             json.dumps({"custom_id": "put", "method": "PUT", "url": ENDPOINT, "body": {"prompt": "x"}}),
             line("good", "the same name again"),
             line("line-1", "a blue circle", model="routet2i"),
+            line("tier", "a blue circle", model="cloud"),
         ]
     )
     batch = ended(client, order(client, content.encode()).id)
     assert batch.status == "completed"
     assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (
-        7,
-        2,
+        8,
+        3,
         5,
     )
     # Then the error file has a line for each of the bad ones
     errors = read(client, batch.error_file_id)
     assert [one["custom_id"] for one in errors] == [None, "no-prompt", "model", "put", "good"]
     assert all(one["response"]["status_code"] == 400 for one in errors)
-    assert "dall-e-3" in errors[2]["response"]["body"]["error"]["message"]
+    told = [one["response"]["body"]["error"] for one in errors]
+    assert [one["code"] for one in told] == ["invalid_line"] * 2 + ["model_not_found"] + ["invalid_line"] * 2
+    assert (told[2]["param"], "routet2i or edge or cloud" in told[2]["message"]) == ("model", True)
     # And the good ones came, as addresses where that was asked for
-    first, last = read(client, batch.output_file_id)
+    first, free, requested = read(client, batch.output_file_id)
     assert [set(one) for one in first["response"]["body"]["data"]] == [{"url"}, {"url"}]
     assert first["response"]["body"]["size"] == "64x64"
-    assert last["custom_id"] == "line-1"
+    assert [free["custom_id"], requested["custom_id"]] == ["line-1", "tier"]
+    # And on the tier that a line asked for
+    drawn = requested["response"]["body"]["routet2i"]
+    assert (drawn["tier"], drawn["reason"]) == ("cloud", "requested")
+    # And whoever has an address sees the picture, as in a browser: without a key
+    for image, picture in zip(
+        first["response"]["body"]["data"],
+        first["response"]["body"]["routet2i"]["pictures"],
+        strict=True,
+    ):
+        fetched = httpx2.get(image["url"])
+        assert (fetched.status_code, fetched.headers["content-type"]) == (200, "image/png")
+        assert hashlib.sha256(fetched.content).hexdigest() == picture["sha256"]
+        assert httpx2.get(image["url"].split("?")[0]).status_code == 401
 
 
 def test_a_file_without_one_good_line_fails_with_reasons(client: OpenAI) -> None:
@@ -295,3 +319,35 @@ def test_an_order_that_makes_no_sense_is_refused_at_once(client: OpenAI) -> None
         client.files.create(file=("a.jsonl", b"{}"), purpose="fine-tune")
     with pytest.raises(openai.BadRequestError):
         client.files.create(file=("a.jsonl", b""), purpose="batch")
+
+
+def official(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(OFFICIAL), *arguments],
+        env=home.environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_the_example_that_checks_all_of_this_finds_it_as_promised(patient_home: Home) -> None:
+    # When the script for users goes through all of its parts
+    ended = official(patient_home, "--home", str(patient_home.path), "--jobs", "200")
+    # Then it says so, and what it saw
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.splitlines()[-1] == "all as promised"
+    assert "200 pictures downloaded" in ended.stdout
+    assert re.search(r": [1-9]\d* drawn and downloaded, [1-9]\d* cancelled", ended.stdout)
+    assert "same key, another file: 409" in ended.stdout
+    engine = patient_home.engine()
+    assert check_invariants(engine) == []
+    engine.dispose()
+
+
+def test_that_example_says_in_a_sentence_what_is_not_as_promised(patient_home: Home) -> None:
+    # Given a key that nobody made
+    url = patient_home.stack()["api"]["url"]
+    ended = official(patient_home, "--base-url", f"{url}/v1", "--api-key", "sk-nobody")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("not as promised: the client raised AuthenticationError")

@@ -112,3 +112,18 @@ def test_a_webhook_for_a_batch_of_somebody_else_finds_none(browser, shop):
     answer = browser.post(PATH, headers=as_("ann"), json={"url": URL, "batch_id": batch})
     assert answer.status_code == 404
     assert add(browser, "bob", batch_id=batch)["batch_id"] == batch
+
+
+def test_a_batch_may_be_named_as_it_was_ordered_once_its_file_is_read(browser, repository, shop):
+    # Given an order whose file nobody has read, and one whose batch is there; the clerk looks at neither
+    browser.app.state.clerk.stop()
+    file = repository.add_file(client="ann", filename="a", size=1, sha256="0" * 64, seconds=None)
+    body = {"input_file_id": file.id, "endpoint": "/v1/images/generations", "completion_window": "24h"}
+    unread, read = (browser.post("/v1/batches", headers=as_("ann"), json=body).json()["id"] for _ in range(2))
+    batch = shop.submit(1, client="ann")
+    shop.change("UPDATE api_batch SET batch_id = :batch WHERE id = :id", batch=batch, id=read)
+    # Then the latter is found by the id that its client knows
+    assert add(browser, batch_id=read)["batch_id"] == batch
+    for key, name, status in (("ann", unread, 409), ("bob", read, 404), ("ann", "batch_x", 404)):
+        answer = browser.post(PATH, headers=as_(key), json={"url": URL, "batch_id": name})
+        assert answer.status_code == status, answer.text

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from db.audit import batches
 from db.repository import Repository
 from routet2i.contracts import BudgetPolicy, Scope
+from scheduler.picture_links import PURPOSE, PictureLinks
 from tests.integration.served import Served
 
 
@@ -38,18 +40,54 @@ def test_pictures_come_back_in_the_answer_and_by_address(served: Served, shop) -
     told = answer.model_extra["routet2i"]
     assert (told["tier"], told["reason"], told["seeds"]) == ("edge", "predicted_better_on_edge", [7, 8])
     assert told["cost_usd"] == served.tiers["edge"].price(2, width=128, height=64) / 1e6
-    # When the same are asked for by address, then a client with the key can fetch them, and no other
+    # When the same are asked for by address, then whoever has the address can fetch them, without a key
     by_url = client.images.generate(
         prompt="a red circle", n=2, size="128x64", response_format="url", extra_body={"seed": 7}
     )
-    own, other = served.http("ann"), served.http("bob")
-    fetched = own.get(by_url.data[0].url)
+    url = by_url.data[0].url
+    fetched = httpx2.get(url)
     assert fetched.content == base64.b64decode(answer.data[0].b64_json)
+    assert fetched.headers["content-type"] == "image/png"
+    assert fetched.headers["cross-origin-resource-policy"] == "cross-origin"
     assert "immutable" in fetched.headers["cache-control"]
-    again = own.get(by_url.data[0].url, headers={"If-None-Match": fetched.headers["etag"]})
+    again = httpx2.get(url, headers={"If-None-Match": fetched.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert other.get(by_url.data[0].url).status_code == 404
+    # And nobody else: not by half of it, not by one of another picture, nor with a key of another client
+    plain, query = url.split("?")
+    foreign = by_url.data[1].url.split("?")[1]
+    later = query.replace("expires=1", "expires=2")
+    assert later != query
+    for wrong in (
+        query.split("&")[0],
+        query.split("&")[1],
+        foreign,
+        later,
+        query[:-1] + "0",
+        query[:-1] + "1",
+    ):
+        if wrong != query:
+            refused = httpx2.get(f"{plain}?{wrong}")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "bad_signature")
+    assert httpx2.get(plain).status_code == 401
+    assert served.http("ann").get(plain).content == fetched.content
+    assert served.http("bob").get(plain).status_code == 404
+    # And not when its hour is over
+    links = PictureLinks(lambda: served.repository.link_secret(PURPOSE), clock=lambda: time.time() - 3_601)
+    old = links.address(answer.model_extra["routet2i"]["sha256"][0], base_url=served.url)
+    refused = httpx2.get(old)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "link_expired")
     assert shop.is_sound()
+
+
+def test_addresses_begin_with_the_public_one_where_that_is_set(
+    repository: Repository, tmp_path: Path
+) -> None:
+    with Served(repository, tmp_path / "home", public_url="https://pictures.example/t2i/") as served:
+        answer = served.openai(max_retries=0).images.generate(prompt="a red circle", response_format="url")
+        url = answer.data[0].url
+        assert url.startswith("https://pictures.example/t2i/routet2i/v1/pictures/")
+        # What stands behind the public address is what we serve
+        assert httpx2.get(url.replace("https://pictures.example/t2i", served.url)).status_code == 200
 
 
 def test_a_model_that_is_a_tiers_name_asks_for_that_tier(served: Served, shop) -> None:
@@ -91,12 +129,31 @@ def test_a_key_makes_the_same_request_the_same_job(served: Served, shop) -> None
     again = client.images.generate(prompt="a red circle", extra_headers=headers)
     assert again.data[0].b64_json == first.data[0].b64_json
     assert shop.read("SELECT count(*) FROM job") == 1
+    # And also where what it says is what is meant anyway
+    same = client.images.generate(
+        prompt="a red circle", model="routet2i", response_format="b64_json", n=1, extra_headers=headers
+    )
+    assert same.model_extra["routet2i"]["job_id"] == first.model_extra["routet2i"]["job_id"]
     # And with another body it is refused, at once
-    with pytest.raises(openai.ConflictError) as refused:
-        served.openai().images.generate(prompt="a blue circle", extra_headers=headers)
-    assert refused.value.response.headers["x-should-retry"] == "false"
+    for changed in (
+        {"prompt": "a blue circle"},
+        {"n": 2},
+        {"response_format": "url"},
+        {"model": "edge"},
+        {"extra_body": {"budget_usd": 1.0}},
+    ):
+        with pytest.raises(openai.ConflictError) as refused:
+            served.openai().images.generate(**{"prompt": "a red circle", "extra_headers": headers} | changed)
+        assert refused.value.response.headers["x-should-retry"] == "false"
+    assert shop.read("SELECT count(*) FROM job") == 1
     # But another client may use that key for its own
     served.openai("bob").images.generate(prompt="a blue circle", extra_headers=headers)
+    assert shop.read("SELECT count(*) FROM job") == 2
+    # And what no database should keep is no key
+    for wrong in ("", "a b", "x" * 256):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.images.generate(prompt="a red circle", extra_headers={"Idempotency-Key": wrong})
+        assert refused.value.code == "idempotency_key"
 
 
 def test_what_cannot_be_drawn_is_an_error_that_is_not_repeated(served: Served, shop) -> None:

@@ -6,24 +6,42 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 import pytest
+from openai import OpenAI
+from openai.types.webhooks import (
+    BatchCancelledWebhookEvent,
+    BatchCompletedWebhookEvent,
+    BatchExpiredWebhookEvent,
+    BatchFailedWebhookEvent,
+)
 
 from db import lines
 from db.api_batches import Order, State
 from db.files import Purpose
+from db.session import write
 from routet2i import failpoints
+from routet2i.contracts import BatchEvent
 from routet2i.errors import Conflict, NotFound
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
 from scheduler.answer_lines import error_line, output_line, shower
 from scheduler.clerk import Clerk
 from scheduler.file_store import FileStore
+from scheduler.picture_links import PURPOSE, PictureLinks
+from scheduler.webhooks.signature import headers
 
 DAY_MS = 86_400_000
+SECRET = "whsec_" + "a2V5" * 11
+
+
+def no_address(sha256):
+    raise AssertionError(f"nobody asked for the address of {sha256}")
 
 
 @pytest.fixture
@@ -146,7 +164,7 @@ def test_an_order_goes_from_validating_to_completed(repository, shop, settings, 
     assert order.created_ms <= order.in_progress_ms <= order.finalizing_ms <= order.completed_ms
     output, errors = (repository.find_file(one) for one in (order.output_file_id, order.error_file_id))
     assert (output.purpose, output.client, output.sha256) == (Purpose.OUTPUT, "ann", None)
-    show = shower(ImageStore(root=settings.pictures), base_url=order.base_url)
+    show = shower(ImageStore(root=settings.pictures), address=no_address)
     read = [
         output_line(one, batch_id=order.batch_id, show=show)
         for one in lines.delivered(repository.engine, order.batch_id)
@@ -478,7 +496,7 @@ def test_a_deleted_picture_is_missing_from_its_line_and_nothing_else(
     )
     store.path_of(second.pictures[0].sha256).unlink()
     # When the file is read
-    show = shower(store, base_url=order.base_url)
+    show = shower(store, address=no_address)
     read = [
         json.loads(output_line(one, batch_id=order.batch_id, show=show))["response"]["body"]
         for one in lines.delivered(repository.engine, order.batch_id)
@@ -494,3 +512,188 @@ def test_long_files_are_read_page_by_page(repository, shop, settings, clerk, ord
     draw(shop, settings)
     assert [one.line_no for one in lines.delivered(repository.engine, order.batch_id)] == [1, 2, 3, 4, 5]
     assert [one.line_no for one in lines.missing(repository.engine, order.batch_id)] == [6, 7, 8]
+
+
+def test_what_a_batch_leaves_ends_so_long_after_it_was_made(repository, shop, settings, clerk, ordered):
+    order = look(repository, clerk, ordered(content(1, bad=1), output_seconds=3_600))
+    draw(shop, settings)
+    order = look(repository, clerk, order, times=2)
+    for name in (order.output_file_id, order.error_file_id):
+        file = repository.find_file(name)
+        assert file.created_ms >= order.finalizing_ms
+        assert file.expires_ms - file.created_ms == 3_600_000
+
+
+# ---------------------------------------------------------------- addresses and models
+
+
+def test_addresses_stand_in_the_lines_that_ask_for_them_and_the_size_is_right(
+    repository, shop, settings, clerk, ordered
+):
+    # Given two drawn lines, one of which asks for an address
+    order = ordered(f"{request('shown')}\n{request('linked', response_format='url')}".encode())
+    order = look(repository, clerk, order)
+    draw(shop, settings)
+    order = look(repository, clerk, order, times=2)
+    # When the file is read, much later
+    links = PictureLinks(lambda: repository.link_secret(PURPOSE), clock=lambda: 1_900_000_000.0)
+    show = shower(ImageStore(root=settings.pictures), address=partial(links.address, base_url=order.base_url))
+    found = list(lines.delivered(repository.engine, order.batch_id))
+    read = [output_line(one, batch_id=order.batch_id, show=show) for one in found]
+    # Then the address is signed for an hour from then, and the size is still what was said
+    assert repository.find_file(order.output_file_id).bytes == sum(map(len, read))
+    shown, linked = (json.loads(one)["response"]["body"]["data"] for one in read)
+    assert [set(one) for one in (*shown, *linked)] == [{"b64_json"}, {"url"}]
+    sha256 = found[1].pictures[0].sha256
+    assert linked[0]["url"].startswith(f"http://here/routet2i/v1/pictures/{sha256}.png?expires=1900003600&")
+    # And a picture that was deleted since has none
+    gone = replace(found[1], pictures=(replace(found[1].pictures[0], deleted=True),))
+    body = json.loads(output_line(gone, batch_id=order.batch_id, show=show))["response"]["body"]
+    assert body["data"] == [{"url": None}]
+
+
+def test_one_secret_signs_for_all_and_is_made_once(repository, shop):
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: repository.link_secret(PURPOSE), range(16)))
+    assert found == {shop.read("SELECT secret FROM link_secret")}
+    assert len(found.pop()) == 64
+
+
+def test_a_line_may_ask_for_a_tier_and_one_for_a_model_that_is_none_says_so(
+    repository, shop, settings, clerk, ordered
+):
+    raw = "\n".join(
+        (request("any", model="routet2i"), request("mine", model="cloud"), request("bad", model="dall-e-3"))
+    )
+    order = look(repository, clerk, ordered(raw.encode()))
+    asked = "SELECT tier FROM job WHERE custom_id = :name"
+    assert [shop.read(asked, name=name) for name in ("any", "mine")] == [None, "cloud"]
+    (bad,) = lines.missing(repository.engine, order.batch_id)
+    error = json.loads(error_line(bad, order_id=order.id, ending="completed"))["response"]["body"]["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert "routet2i or edge or cloud" in error["message"]
+    # And a file of nothing else fails with that code
+    order = look(repository, clerk, ordered(request("bad", model="dall-e-3").encode()), times=2)
+    (error,) = json.loads(order.errors)
+    assert (order.state, error["code"], error["param"]) == (State.FAILED, "model_not_found", "model")
+
+
+# ---------------------------------------------------------------- webhooks
+
+
+@pytest.fixture
+def hook(repository):
+    """Ask to be told of Ann's orders."""
+    return repository.add_webhook(
+        client="ann", url="https://hooks.example/", secret=SECRET, events=list(BatchEvent)
+    )
+
+
+def told(repository):
+    """Look at what has ended, and return the events that are sent, as the official client reads them."""
+    repository.notice_batches(since_ms=None)
+    soon = "UPDATE webhook_watch SET look_ms = 0 WHERE look_ms IS NOT NULL"
+    write(repository.engine, lambda c: c.exec_driver_sql(soon))
+    repository.tell_endings()
+    found = []
+    with OpenAI(api_key="none", webhook_secret=SECRET) as client:
+        while (one := repository.claim_delivery()) is not None:
+            signed = headers(one.secret, message_id=one.id, seconds=int(time.time()), body=one.body)
+            event = client.webhooks.unwrap(one.body, signed)
+            found.append((type(event), event.data.id, event.data.model_extra["routet2i"]))
+            repository.conclude_delivery(one, status=200, error=None, milliseconds=1, chance=0.5)
+    return found
+
+
+def test_an_orders_end_is_told_when_its_files_are_there_under_its_own_id(
+    repository, shop, settings, clerk, ordered, hook
+):
+    # Given an order whose jobs are drawn, and no clerk has looked since
+    order = look(repository, clerk, ordered(content(2, bad=1)))
+    draw(shop, settings)
+    assert told(repository) == []
+    # When its files are there
+    order = look(repository, clerk, order, times=2)
+    assert order.state is State.COMPLETED
+    # Then the receiver gets the id that it knows, and ours beside it, once
+    ((kind, name, ours),) = told(repository)
+    assert (kind, name, ours["batch_id"]) == (BatchCompletedWebhookEvent, order.id, order.batch_id)
+    assert (ours["jobs"]["succeeded"], ours["jobs"]["rejected"]) == (2, 1)
+    assert told(repository) == []
+
+
+def test_an_order_of_which_nothing_could_be_drawn_is_completed_as_its_status_says(
+    repository, shop, clerk, ordered, hook
+):
+    order = look(repository, clerk, ordered(content(1)))
+    shop.window()
+    claim = shop.poll()
+    assert repository.record(claim, [shop.outcome(job, fails=True) for job in claim.jobs])
+    assert repository.finish(claim)
+    assert look(repository, clerk, order, times=2).state is State.COMPLETED
+    ((kind, name, ours),) = told(repository)
+    assert (kind, name, ours["jobs"]["failed"]) == (BatchCompletedWebhookEvent, order.id, 1)
+
+
+def test_an_order_that_expires_is_told_as_expired(repository, shop, settings, clerk, ordered, hook):
+    # Given an order of which something is drawn when its window ends, and one whose file was never read
+    order = look(repository, clerk, ordered(content(3)))
+    draw(shop, settings, jobs=1)
+    unread = ordered(content(1))
+    shop.change("UPDATE api_batch SET expires_ms = 1")
+    lose_workers(shop)
+    assert look(repository, clerk, unread, times=5).state is State.EXPIRED
+    order = repository.find_order(order.id)
+    assert order.state is State.EXPIRED
+    found = told(repository)
+    assert {(kind, name, ours["batch_id"]) for kind, name, ours in found} == {
+        (BatchExpiredWebhookEvent, order.id, order.batch_id),
+        (BatchExpiredWebhookEvent, unread.id, None),
+    }
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted", "opened"),
+    [(b"not JSON", {}, True), (b"\n", {}, False), (content(2), {"budget_micro_usd": 1}, False)],
+)
+def test_an_order_that_fails_is_told_as_failed(repository, shop, clerk, ordered, hook, raw, wanted, opened):
+    order = look(repository, clerk, ordered(raw, **wanted))
+    assert (order.state, order.batch_id is not None) == (State.FAILED, opened)
+    assert told(repository) == [
+        (
+            BatchFailedWebhookEvent,
+            order.id,
+            {
+                "batch_id": order.batch_id,
+                "client": "ann",
+                "name": "lines.jsonl",
+                "jobs": {"accepted": 0, "rejected": int(opened), "succeeded": 0, "failed": 0, "cancelled": 0},
+                "spent_usd": 0.0,
+            },
+        )
+    ]
+    assert told(repository) == []
+
+
+def test_an_order_that_is_cancelled_is_told_as_cancelled_read_or_not(repository, shop, clerk, ordered, hook):
+    for before in (State.VALIDATING, State.IN_PROGRESS):
+        order = ordered(content(2))
+        if before is State.IN_PROGRESS:
+            look(repository, clerk, order)
+        assert repository.move_order(order.id, before=before, after=State.CANCELLING, ending=State.CANCELLED)
+        assert look(repository, clerk, order).state is State.CANCELLED
+        ((kind, name, ours),) = told(repository)
+        assert (kind, name) == (BatchCancelledWebhookEvent, order.id)
+        assert (ours["batch_id"] is None) == (before is State.VALIDATING)
+
+
+def test_a_webhook_that_comes_after_an_order_or_is_another_clients_hears_nothing_of_it(
+    repository, shop, clerk, ordered, hook
+):
+    order = ordered(b"\n")
+    repository.add_webhook(client="bob", url="https://b.example/", secret=SECRET, events=list(BatchEvent))
+    repository.add_webhook(client="ann", url="https://c.example/", secret=SECRET, events=list(BatchEvent))
+    shop.change("UPDATE webhook SET created_ms = created_ms + 60000 WHERE url = 'https://c.example/'")
+    assert look(repository, clerk, order).state is State.FAILED
+    assert [one.webhook_id for one in repository.deliveries()] == [hook]

@@ -1,5 +1,6 @@
 """Traces from submission to picture on both databases, with the in-memory exporter; and off by default."""
 
+import io
 import subprocess
 import sys
 import threading
@@ -11,15 +12,20 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from db.api_batches import Order
 from routet2i import tracing
-from routet2i.contracts import new_id
+from routet2i.contracts import QueueLimits, new_id
 from routet2i.errors import UsageError
 from routet2i.execution import Outcome, run_microbatch
 from routet2i.fakes import FakeGenerator, FakeScorer
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
+from scheduler.clerk import Clerk
+from scheduler.file_store import FileStore
 from scheduler.predictor.interface import open_predictor
+from scheduler.retrying import retry
 from scheduler.service import run_window
+from scheduler.single import submit_single
 from scheduler.submit import submit_file
 
 
@@ -84,6 +90,93 @@ def test_a_batch_is_one_trace_from_its_submission_to_its_pictures(shop, tmp_path
         assert pictures == set(connection.exec_driver_sql("SELECT sha256 FROM picture").scalars())
     # And no prompt is told
     assert "secret wish" not in "".join(span.to_json() for span in spans)
+
+
+def test_every_way_of_submitting_begins_the_trace_of_its_batch(shop, tmp_path, exporter):
+    settings = Settings(home=tmp_path / "home", shadow_share=1.0)
+    tiers = settings.read_tiers()
+    repository = shop.repository
+    # Given a batch that failed, which came in before anybody traced
+    failed = shop.submit(1)
+    shop.window(price=65)
+    claim = shop.poll()
+    assert repository.record(claim, [shop.outcome(job, fails=True) for job in claim.jobs])
+    assert repository.finish(claim)
+    # When it is tried again, a picture is asked for, an order is read, and a window draws a second picture
+    again = retry(
+        repository,
+        failed,
+        job_ids=None,
+        tiers=tiers,
+        limits=QueueLimits(jobs=100, client_jobs=None),
+        budget_micro_usd=None,
+    ).batch_id
+    single = submit_single(
+        repository,
+        {"prompt": "a star"},
+        client="ann",
+        key=None,
+        name="one",
+        budget_micro_usd=None,
+        settings=settings,
+        tiers=tiers,
+    ).batch_id
+    ordered = _order(repository, settings)
+    assert run_window(
+        repository, open_predictor("constant", tiers=tiers), tiers=tiers, settings=settings, term=None
+    )
+    shadow = shop.read("SELECT id FROM batch WHERE client = 'shadow'")
+    # Then each has a first span, once, whose id follows from the batch
+    spans = exporter.get_finished_spans()
+    roots = {span.attributes["routet2i.batch"]: span for span in spans if span.name == "submit"}
+    assert sorted(span.name for span in spans).count("submit") == len(roots)
+    assert set(roots) == {again, single, ordered, shadow}
+    for batch, root in roots.items():
+        assert root.parent is None
+        assert (root.context.trace_id, root.context.span_id) == (
+            tracing.trace_id(batch),
+            tracing.root_id(batch),
+        )
+        assert root.start_time <= root.end_time
+    assert roots[again].attributes["routet2i.retry_of"] == failed
+    # And the next window's second pictures go on with the trace that is there
+    shop.submit(1)
+    assert run_window(
+        repository, open_predictor("constant", tiers=tiers), tiers=tiers, settings=settings, term=None
+    )
+    assert shop.read("SELECT n_accepted FROM batch WHERE client = 'shadow'") == 4
+    assert [span.name for span in exporter.get_finished_spans()].count("submit") == len(roots)
+
+
+def _order(repository: Any, settings: Settings) -> str:
+    """Order a batch over HTTP's way, let a clerk read its file, and return the batch."""
+    line = (
+        b'{"custom_id": "a", "method": "POST", "url": "/v1/images/generations", "body": {"prompt": "a ring"}}'
+    )
+    name, size = FileStore(root=settings.files).put(io.BytesIO(line))
+    file = repository.add_file(client="ann", filename="a.jsonl", size=size, sha256=name, seconds=None)
+    order, _ = repository.order_batch(
+        Order(
+            client="ann",
+            idem_key=None,
+            body_sha256="b",
+            input_file_id=file.id,
+            endpoint="/v1/images/generations",
+            completion_window="24h",
+            window_ms=86_400_000,
+            metadata=None,
+            name="a.jsonl",
+            budget_micro_usd=None,
+            deadline=None,
+            priority=0,
+            preview_id=None,
+            base_url="http://here",
+            output_seconds=None,
+        )
+    )
+    assert Clerk(repository, settings).step()
+    batch: str = repository.find_order(order.id).batch_id
+    return batch
 
 
 def test_without_being_asked_for_nothing_is_traced(shop, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 import db.repository
-from db import arrivals, budgets, endings, intake, keys, sweeping, waiting, workers
+from db import arrivals, budgets, endings, intake, keys, link_secrets, sweeping, waiting, workers
 from db.api_batches import State
 from db.keys import Role
 from db.pauses import Paused
@@ -211,6 +211,7 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     "api_batches.finish": lambda r, w, s: r.finish_order(
         w.ending, total=3, completed=1, failed=0, output_bytes=5, error_bytes=None
     ),
+    "link_secrets.make": _direct(link_secrets.make, purpose="picture", secret="s"),
     "pauses.pause": lambda r, w, s: r.pause(Paused.CLIENT, "ann", who="t", reason="") and None,
     "pauses.resume": lambda r, w, s: r.resume(Paused.CLIENT, "ann") and None,
     "webhooks.add": lambda r, w, s: (
@@ -231,7 +232,6 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     ),
     "endings.notice": lambda r, w, s: r.notice_batches(since_ms=None),
     "endings.look": lambda r, w, s: write(r.engine, partial(endings.look, batch_id=w.gone)),
-    "endings.name_end": lambda r, w, s: r.name_end(w.gone, BatchEvent.EXPIRED),
     "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
     "dispatching.mark_sent": lambda r, w, s: {
         one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})

@@ -238,7 +238,7 @@ def _told(shop: Any) -> tuple[str, str, Delivery]:
     )
     gone = shop.submit(1, client="ann")
     repository.cancel_batch(gone)
-    repository.name_end(gone, BatchEvent.CANCELLED)
+    repository.notice_batches(since_ms=None)
     delivery = repository.claim_delivery(delivery_id=repository.test_webhook(hook))
     repository.test_webhook(hook)
     repository.test_webhook(other)

@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from db.keys import Role
@@ -110,9 +111,10 @@ def test_a_file_that_is_too_long_is_refused_by_what_it_says_and_by_what_comes(cl
 def test_an_order_that_is_too_long_is_refused_without_a_look_at_the_key(client):
     body = b'{"input_file_id": "' + b"x" * (1 << 20)
     assert error(client.post("/v1/batches", content=body)) == (413, "body_too_long")
+    assert error(client.post("/v1/images/generations", content=body)) == (413, "body_too_long")
     # and also if it does not say how long it is
     answer = client.post("/v1/batches", content=iter([body[: 1 << 19]] * 3), headers=as_("wrong"))
-    assert answer.status_code == 413
+    assert error(answer) == (413, "body_too_long")
 
 
 @pytest.mark.parametrize(
@@ -178,12 +180,58 @@ def test_an_order_is_shown_as_it_was_asked(client):
     assert client.get(f"/v1/batches/{found['id']}").json() == found
 
 
+def test_metadata_may_be_as_long_as_openais(client):
+    longest = {f"{n:064}": "ü" * 512 for n in range(16)}
+    found = order(client, metadata=longest).json()
+    assert client.get(f"/v1/batches/{found['id']}").json()["metadata"] == longest
+    assert order(client, metadata={}).json()["metadata"] == {}
+    assert order(client).json()["metadata"] is None
+
+
+def test_a_list_of_batches_is_turned_over_as_openais(client):
+    ids = [order(client).json()["id"] for _ in range(5)][::-1]
+    pages, after = [], {}
+    while True:
+        page = client.get("/v1/batches", params={"limit": 2} | after).json()
+        assert (page["object"], page["first_id"], page["last_id"]) == (
+            "list",
+            page["data"][0]["id"],
+            page["data"][-1]["id"],
+        )
+        pages.append([one["id"] for one in page["data"]])
+        if not page["has_more"]:
+            break
+        after = {"after": page["last_id"]}
+    assert pages == [ids[:2], ids[2:4], ids[4:]]
+    # a page behind the last one is empty, and one without a limit has twenty
+    end = client.get("/v1/batches", params={"after": ids[-1]}).json()
+    assert (end["data"], end["first_id"], end["last_id"], end["has_more"]) == ([], None, None, False)
+    for _ in range(16):
+        order(client)
+    whole = client.get("/v1/batches").json()
+    assert (len(whole["data"]), whole["has_more"]) == (20, True)
+
+
+def test_a_public_address_stands_before_that_of_the_request(settings, repository, client):
+    file = upload(client).json()["id"]
+    public = settings.with_changes(public_url="https://pictures.example/")
+    theirs = TestClient(make_application(public, repository), headers=as_("ann"))
+    for asked, base in ((client, "http://testserver"), (theirs, "https://pictures.example")):
+        found = order(asked, file=file).json()["id"]
+        assert repository.find_order(found).base_url == base
+    for wrong in ("pictures.example", "ftp://a", "https://a/?b", "https://a b", "https://u:p@a"):
+        with pytest.raises(ValidationError):
+            Settings(public_url=wrong)
+
+
 WRONG = (
     ({"endpoint": "/v1/responses"}, "endpoint"),
     ({"completion_window": "2026-11-22T18:00:00Z"}, "completion_window"),
     ({"completion_window": "400d"}, "completion_window"),
     ({"metadata": {"k" * 65: "v"}}, "metadata.k" + "k" * 64 + ".[key]"),
     ({"metadata": {"k": "v" * 513}}, "metadata.k"),
+    ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
+    ({"metadata": {"k": 1}}, "metadata.k"),
     ({"name": "a\x00b"}, "name"),
     ({"name": "\ud800"}, "name"),
     ({"deadline": "never"}, "deadline"),

@@ -8,6 +8,7 @@ import pytest
 from db.api_batches import State
 from routet2i.settings import Settings
 from scheduler.answer_lines import CANCELLED, UNDRAWN
+from scheduler.api.answers import REFUSALS, STATUS
 from scheduler.api.application import make_application
 from scheduler.api.batches import Batch, BatchOrder
 from scheduler.api.files import UPLOAD
@@ -71,6 +72,19 @@ def test_every_state_is_on_the_page_with_its_moment():
 
 def test_every_code_of_what_was_not_drawn_is_on_the_page():
     assert all(f"`{code}`" in PAGE for code, _ in [*UNDRAWN.values(), CANCELLED])
+
+
+def test_every_refusal_that_the_document_names_is_on_a_page(paths):
+    both = PAGE + (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
+    named = {int(status) for status in re.findall(r"[|,] (\d{3}) `", both)}
+    assert named == {int(status) for status in REFUSALS}
+    for path, methods in paths.items():
+        if path.startswith(("/v1/", "/routet2i/v1/")):
+            for method, operation in methods.items():
+                assert {str(status) for status in REFUSALS} <= set(operation["responses"]), (method, path)
+    # and every code that `answers` gives by itself
+    for code in (*(code for _, _, code in STATUS), "body_too_long", "rate_limit_exceeded", "invalid_api_key"):
+        assert f"`{code}`" in both, code
 
 
 def test_every_setting_on_the_page_exists():

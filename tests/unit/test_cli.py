@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -92,6 +94,22 @@ def test_every_command_explains_itself_with_an_example(cli: Cli, command: tuple[
     # Then it has an example that begins with the command itself
     assert shown.exit_code == 0
     assert f"Example: routet2i {' '.join(command)}" in " ".join(shown.output.replace("│", " ").split())
+
+
+def test_help_begins_with_what_a_newcomer_types_and_leaves_no_command_out(cli: Cli) -> None:
+    # When help is asked for
+    shown = cli("--help").output
+    # Then every command is there, and the two that start everything are the first
+    found = re.findall(r"^│ ([a-z]+) {2,}\S", shown, re.MULTILINE)
+    assert found[:2] == ["demo", "up"]
+    assert sorted(found) == sorted(typer.main.get_command(make_app()).commands)
+
+
+@pytest.mark.parametrize("command", [(), ("submit",), ("predictor",), ("predictor", "train")])
+def test_no_flag_looks_as_if_it_wanted_a_value(cli: Cli, command: tuple[str, ...]) -> None:
+    shown = cli(*command, "--help").output
+    assert re.search(r"--help {2,}Show this message", shown)
+    assert "bool" not in shown
 
 
 def test_without_a_database_a_command_says_what_to_type(cli: Cli, file: Path) -> None:
@@ -606,6 +624,11 @@ def test_retry_wants_to_know_what_and_finds_nothing_where_nothing_failed(ready: 
     assert ready("retry", "last").exit_code == 2
     assert ready("retry", "--failed").exit_code == 2
     assert ready("retry", "last", "--failed", "--job", "x").exit_code == 2
+    assert ready("retry", "last", "--failed", "--drawn-by", "edge", "--to", "cloud").exit_code == 2
+    for wrong in (["--failed", "--to", "moon"], ["--drawn-by", "moon", "--to", "cloud"]):
+        assert "write edge or cloud" in ready("retry", "last", *wrong).stderr
+    for wrong in (["--drawn-by", "edge"], ["--drawn-by", "edge", "--to", "edge"]):
+        assert "which other tier" in ready("retry", "last", *wrong).stderr
     found = ready("retry", "last", "--failed")
     assert found.exit_code == 0, found.stderr
     assert "nothing to retry" in found.stdout

@@ -103,16 +103,73 @@ def test_every_setting_and_log_event_that_the_operations_page_names_exists() -> 
     assert {event for event in events if f'"{event}"' not in sources} == set()
 
 
-def test_every_link_of_the_operations_page_leads_somewhere() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)]+)\)", page):
-        path, _, heading = target.partition("#")
-        text_there = (ROOT / "docs" / path).resolve().read_text(encoding="utf-8")
-        assert not heading or f"## {heading}" in text_there.lower(), target
+def test_every_link_of_every_page_leads_somewhere() -> None:
+    # Given all pages that people read
+    pages = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lost = []
+    for page in pages:
+        # When each link and picture is followed from where it stands
+        text_there = outside_code(page)
+        links = re.findall(r"\]\(([^)\s]+)\)", text_there)
+        for target in links + re.findall(r'src(?:set)?="([^"]+)"', text_there):
+            path, _, heading = target.partition("#")
+            if "://" in path:
+                continue
+            there = (page.parent / path).resolve() if path else page
+            # Then a file of ours is there, and has the heading
+            if not there.is_relative_to(ROOT) or not there.exists():
+                lost.append(f"{page.name}: {target}")
+            elif heading and heading not in anchors(there):
+                lost.append(f"{page.name}: {target} has no such heading")
+    assert lost == []
+
+
+def outside_code(page: Path) -> str:
+    """Return a page without its blocks and quotes of code, which may have brackets of their own."""
+    blocks = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"(?<!\[)`[^`\n]+`(?!\])", "", blocks)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what may stand behind `#`: a page's headings, lower case, without punctuation, with dashes."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_every_page_of_the_documentation_is_in_one_of_its_four_kinds() -> None:
+    # Given the index, in the order of Diataxis
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    kinds = re.split(r"^## ", index, flags=re.MULTILINE)[1:]
+    titles = [kind.splitlines()[0] for kind in kinds]
+    assert titles == [
+        "Learn: a tutorial",
+        "Do: how-to guides",
+        "Look up: reference",
+        "Understand: explanation",
+    ]
+    # When its lists are read
+    listed = re.findall(r"^\* \[.+?\]\((\w[\w-]*\.md)\): \S.*$", index, re.MULTILINE)
+    # Then each page is there once, and none that is not written
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert sorted(listed) == sorted(pages)
 
 
 def _words(line: str) -> list[str]:
     return shlex.split(line.replace("USD", "1"))
+
+
+@pytest.mark.parametrize("page", ["docs/predictors.md", "docs/prompt-files.md", "examples/README.md"])
+def test_every_command_that_a_page_tells_to_type_is_known(page: str) -> None:
+    # Given lines that are commands, and quoted ones with their arguments
+    there = (ROOT / page).read_text(encoding="utf-8")
+    typed = re.findall(r"^routet2i (.*)$", there, re.MULTILINE)
+    typed += [" ".join(one.split()) for one in re.findall(r"`routet2i ([^`]* [^`]*)`", there)]
+    assert typed
+    for line in typed:
+        # When each is looked up, then the program knows it and its options
+        words = _words(line)
+        name = " ".join(words[: 2 if re.fullmatch(GROUPS, words[0]) else 1])
+        commands()[name].make_context(name, words[len(name.split()) :])
 
 
 def test_every_command_of_the_page_about_paid_tiers_exists(tmp_path: Path, sqlite_template: bytes) -> None:

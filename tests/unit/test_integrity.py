@@ -45,7 +45,7 @@ def test_a_reference_that_points_nowhere_is_damage(file: Path) -> None:
     with engine.connect() as connection:
         raw = connection.connection.dbapi_connection
         raw.execute("PRAGMA foreign_keys=OFF")
-        raw.execute("INSERT INTO rejected VALUES('nobody', 1, 'r', 'r', 'h', NULL)")
+        raw.execute("INSERT INTO rejected VALUES('nobody', 1, 'r', 'r', 'h', NULL, NULL)")
     assert damage(engine) == "1 references point nowhere"
     engine.dispose()
 

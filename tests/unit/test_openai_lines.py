@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from routet2i.contracts import GenerationRequest, Rejection
 from scheduler.intake import read_requests
-from scheduler.openai_lines import ENDPOINT, HARMLESS, BadLine, own_fields
+from scheduler.openai_lines import ENDPOINT, HARMLESS, BadLine, models, own_fields
 
 
 def line(**changes):
@@ -82,7 +82,7 @@ def test_a_prompt_alone_leaves_the_rest_to_us():
         (line(body=[1]), "body = [1] is no JSON object", '"body"'),
         (line(seed=3), "unknown field 'seed' beside the body", '"body"'),
         (body(colour="red"), "unknown parameter 'colour'", "known: prompt"),
-        (body(model="dall-e-3"), "model = 'dall-e-3' is not served", "routet2i"),
+        (body(model=["edge"]), "the model ['edge'] does not exist", "routet2i or a tier's name"),
         (body(response_format="png"), "response_format = 'png'", "url or b64_json"),
         (body(response_format=["url"]), "response_format = ['url']", "url or b64_json"),
         (body(size="512"), "size = '512' is none", "512x512"),
@@ -101,6 +101,32 @@ def test_a_line_that_asks_for_something_else_is_refused_with_what_to_write(docum
     assert isinstance(found, Rejection)
     assert reason in found.reason
     assert remedy in found.remedy
+
+
+def test_a_model_is_ours_or_a_tiers_and_a_tiers_asks_for_that_tier():
+    tiers = ("edge", "cloud")
+    ours, edge, cloud, none = read(
+        *(
+            line(custom_id=model, body={"prompt": "p", "model": model})
+            for model in ("routet2i", *tiers, "dall-e-3")
+        ),
+        tiers=tiers,
+    )
+    assert [one.tier for one in (ours, edge, cloud)] == [None, "edge", "cloud"]
+    # another one is a bad line that names those that exist, with OpenAI's code
+    assert isinstance(none, Rejection)
+    assert (none.reason, none.code, none.custom_id) == (
+        "the model 'dall-e-3' does not exist", "model_not_found", "dall-e-3",
+    )  # fmt: skip
+    assert none.remedy == "write routet2i or edge or cloud, or leave it out"
+    # other mistakes have no code of their own
+    assert read(body(n=17))[0].code is None
+
+
+def test_a_tier_that_is_called_like_our_model_leaves_the_choice_to_us():
+    assert models(("routet2i", "cloud")) == ("routet2i", "cloud")
+    (found,) = read(body(model="routet2i"), tiers=("routet2i", "cloud"))
+    assert found.tier is None
 
 
 def test_a_refused_line_keeps_its_custom_id_if_that_can_be_echoed():

@@ -16,6 +16,7 @@ from routet2i.contracts import NAME, JobState
 from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller
+from scheduler.api.fields import idempotency_key
 from scheduler.api.ours.sight import UUID, BatchId, batch_owned, batch_seen, repository_of
 from scheduler.api.paging import After, Limit, Page, page
 from scheduler.retrying import Retry
@@ -24,7 +25,7 @@ from scheduler.submit import queue_limits
 
 router = APIRouter(prefix="/routet2i/v1/batches", tags=["batches"])
 
-Key = Annotated[str | None, Header(max_length=256, alias="Idempotency-Key")]
+Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 MOST_JOBS = 1_000  # named in one request
 PLAIN = r"^[^\x00-\x1f\x7f]+$"  # one line of text
 Id = Annotated[str, Field(pattern=f"^{UUID.pattern}$")]
@@ -267,6 +268,7 @@ def _again(
     tier: str | None,
     drawn_by: str | None,
 ) -> Round:
+    idempotency_key(key)
     batch_owned(request, caller, batch_id)
     settings: Settings = request.app.state.settings
     return Round.of(
