@@ -46,7 +46,7 @@ up: setup ## run everything on this machine until Ctrl-C
 test: lint ## lint, then every test that needs no accelerator; WORKERS=4 for more at once
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-long: setup ## the tests of the protocol for longer: every statement of every pair, thousands of orders
+long: setup ## every statement of every pair of transactions, thousands of orders, clean environments of images
 	$(BIN)/python -m pytest -m long
 
 lint: setup ## ruff, types, import rules

@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.entity import Queue
 
 from routet2i.errors import ServiceUnavailable
+from routet2i.exposure import broker_tls
 from routet2i.settings import Settings
 from routet2i.tiers import TierProfile
 from routet2i.transport import EagerConnection, use_checked_transport
@@ -48,8 +49,10 @@ def make_celery(settings: Settings, *, profile: TierProfile | None, include: Seq
 
 def configuration(settings: Settings, *, queues: Sequence[str], role: str) -> dict[str, Any]:
     """Return every Celery setting that differs from the default; the broker's URL holds a secret."""
+    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else None
     return {
-        "broker_url": settings.broker_url.get_secret_value() if settings.broker_url is not None else None,
+        "broker_url": url,
+        "broker_use_ssl": broker_tls(url or "") or False,  # kombu checks no certificate of a bare rediss://
         "result_backend": None,  # outcomes are SQL rows
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,

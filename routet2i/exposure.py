@@ -5,7 +5,9 @@ for is on a list, since drivers run some options. Hosts of a network that nobody
 knows addresses only: it opens nothing, and no sentence of it holds a secret.
 """
 
+import ssl
 from collections.abc import Collection, Mapping
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from routet2i.errors import UsageError
@@ -22,7 +24,11 @@ DRIVERS: Mapping[str, frozenset[str]] = {  # driver -> options its address may h
     ),
 }
 BROKER_OPTIONS = frozenset(("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
-VERIFIED = ("", "required", "CERT_REQUIRED")  # of ssl_cert_reqs; both libraries' default is the first
+CHECKS = {  # of ssl_cert_reqs; kombu's own default, without any option of TLS, is no check at all
+    "required": ssl.CERT_REQUIRED,
+    "optional": ssl.CERT_OPTIONAL,
+    "none": ssl.CERT_NONE,
+}
 DATABASE, BROKER = "ROUTET2I_DATABASE_URL", "ROUTET2I_BROKER_URL"
 PRIVATE = "or name a host of a network that is yours alone in ROUTET2I_PRIVATE_HOSTS"
 
@@ -39,6 +45,8 @@ def checked_broker(url: str, *, private_hosts: Collection[str]) -> str:
     if parts.scheme not in BROKERS or not url.startswith(parts.scheme) or not parts.hostname:
         raise UsageError(f"{BROKER} is no address of a broker; write redis://HOST:PORT/0 or rediss://...")
     options = _options(parts.query, allowed=BROKER_OPTIONS, setting=BROKER)
+    if options.get("ssl_cert_reqs", "required") not in CHECKS:
+        raise UsageError(f"{BROKER}: ssl_cert_reqs is none of {', '.join(CHECKS)}; leave it out")
     database = parts.path.removeprefix("/")
     if database and not (database.isascii() and database.isdigit() and len(database) <= 4):
         raise UsageError(f"{BROKER} ends with no number of a database; write redis://HOST:PORT/0")
@@ -50,11 +58,20 @@ def checked_broker(url: str, *, private_hosts: Collection[str]) -> str:
         )
     if parts.hostname in private_hosts:
         return url
-    if parts.scheme != "rediss" or options.get("ssl_cert_reqs", "") not in VERIFIED:
+    if parts.scheme != "rediss" or options.get("ssl_cert_reqs", "required") != "required":
         raise UsageError(
             f"{BROKER}: {parts.hostname} is reached without TLS or its check; write rediss://..., {PRIVATE}"
         )
     return url
+
+
+def broker_tls(url: str) -> dict[str, Any]:
+    """Return what Celery and Flower are told of TLS for an address that was checked; empty without TLS."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return {}
+    options = dict(parse_qsl(parts.query))
+    return {**options, "ssl_cert_reqs": CHECKS[options.get("ssl_cert_reqs", "required")]}
 
 
 def checked_database(url: str, *, private_hosts: Collection[str]) -> str:

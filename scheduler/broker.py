@@ -7,6 +7,8 @@ a message is a hint and SQL is the truth (DECISIONS 6).
 
 import secrets
 import socket
+import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,13 @@ LOOPBACK = "127.0.0.1"
 MAX_MEMORY = "256mb"  # a waiting message is 2 kB: far more than the cap of messages in flight needs
 ASK_SECONDS = 2.0
 POLICY = "noeviction"  # any other one drops messages silently
+CLIENT_REFUSED = (  # OpenSSL's names of a server's answer to no certificate, or a strange one
+    "CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE", "HANDSHAKE_FAILURE", "CERTIFICATE_UNKNOWN",
+    "CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED", "UNSUPPORTED_CERTIFICATE", "DECRYPT_ERROR",
+)  # fmt: skip
+HUNG_UP = (  # a server's end of the connection may overtake what it had to say
+    ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError, redis.ConnectionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +97,8 @@ def check(url: str) -> str:
     """Ask a broker whether it is there and keeps what it is given; return its version.
 
     Raises:
-        ServiceUnavailable: it does not answer, refuses the password, or may evict messages.
+        ServiceUnavailable: it does not answer, refuses password or certificate, has a certificate that is not
+            vouched for, or may evict messages.
     """
     try:
         client = redis.Redis.from_url(
@@ -105,10 +115,7 @@ def check(url: str) -> str:
         client.ping()
         memory, server = client.info("memory"), client.info("server")
     except redis.RedisError as error:
-        raise ServiceUnavailable(
-            f"the broker does not answer: {type(error).__name__}; check ROUTET2I_BROKER_URL, "
-            "or type: routet2i up"
-        ) from error
+        raise ServiceUnavailable(_why(error, tls=url.startswith("rediss:"))) from error
     finally:
         client.close()
     policy = memory.get("maxmemory_policy")
@@ -118,3 +125,42 @@ def check(url: str) -> str:
             f"type: redis-cli CONFIG SET maxmemory-policy {POLICY}"
         )
     return f"{server.get('server_name', 'redis')} {server.get('valkey_version', server.get('redis_version'))}"
+
+
+def _why(error: redis.RedisError, *, tls: bool) -> str:
+    """Return what is wrong and what to do; the libraries' own texts may hold the password."""
+    for one in _causes(error):
+        if isinstance(one, redis.AuthenticationError):
+            return "the broker refuses the password; check ROUTET2I_BROKER_URL"
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return (
+                f"the broker's certificate is not vouched for: {one.verify_message}; "
+                "name its authority: rediss://...?ssl_ca_certs=FILE"
+            )
+        if isinstance(one, ssl.SSLError) and one.reason:
+            if one.reason.endswith(CLIENT_REFUSED):
+                return (
+                    f"the broker refuses our certificate, or wants one ({one.reason}); "
+                    "name one of its authority: rediss://...?ssl_certfile=FILE&ssl_keyfile=FILE"
+                )
+            return f"TLS with the broker fails ({one.reason}); check port and files of ROUTET2I_BROKER_URL"
+        if isinstance(one, FileNotFoundError | PermissionError | IsADirectoryError):
+            return (
+                f"a file that ROUTET2I_BROKER_URL names cannot be read: {one.strerror}; "
+                "check ssl_ca_certs, ssl_certfile, ssl_keyfile"
+            )
+    last = list(_causes(error))[-1]
+    if tls and isinstance(last, HUNG_UP):
+        return (
+            "the broker closes the connection, perhaps because it refuses our certificate, or wants one; "
+            "name one of its authority: rediss://...?ssl_certfile=FILE&ssl_keyfile=FILE"
+        )
+    return (
+        f"the broker does not answer: {type(error).__name__}; check ROUTET2I_BROKER_URL, or type: routet2i up"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

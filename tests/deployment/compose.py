@@ -14,6 +14,8 @@ import yaml
 
 FOLDER = Path(__file__).parents[2] / "docker"
 FILE = FOLDER / "compose.yaml"
+SITES = FOLDER / "compose.sites.yaml"  # over FILE, at the centre of edge sites
+SITE = FOLDER / "site.yaml"  # an edge site's own
 VARIABLE = re.compile(r"\$\{(\w+)(:\?|:-([^}]*))?\}")
 SCHEMA = Path(__file__).parent / "schemas" / "compose-spec.json"
 FILLED = {  # as somebody fills in docker/.env
@@ -23,10 +25,17 @@ FILLED = {  # as somebody fills in docker/.env
     "FLOWER_COOKIE_SECRET": "d" * 48,
     "GRAFANA_PASSWORD": "e" * 48,
 }
+SITE_FILLED = {  # and docker/.env of a site
+    "SITE_TIER": "edge-berlin",
+    "CENTRE_HOST": "localhost",
+    "DATABASE_PASSWORD": FILLED["POSTGRES_PASSWORD"],
+    "REDIS_PASSWORD": FILLED["REDIS_PASSWORD"],
+    "SITE_DATA": "/srv/pictures",
+}
 
 
-def read_compose(variables: Mapping[str, str] = FILLED) -> dict[str, Any]:
-    """Return the file with its variables filled in; raises KeyError for one that must be set."""
+def read_compose(variables: Mapping[str, str] = FILLED, *, file: Path = FILE) -> dict[str, Any]:
+    """Return a file with its variables filled in; raises KeyError for one that must be set."""
 
     def value(found: re.Match[str]) -> str:
         name, how, default = found.groups()
@@ -43,7 +52,7 @@ def read_compose(variables: Mapping[str, str] = FILLED) -> dict[str, Any]:
             return [filled(one) for one in node]
         return VARIABLE.sub(value, node) if isinstance(node, str) else node
 
-    document: dict[str, Any] = filled(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    document: dict[str, Any] = filled(yaml.safe_load(file.read_text(encoding="utf-8")))
     return document
 
 

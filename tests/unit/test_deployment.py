@@ -3,19 +3,26 @@
 import copy
 import re
 import shlex
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
 
+from routet2i import __version__
 from routet2i.celery_app import LONGEST_SECONDS
 from routet2i.contracts import TierKind
+from routet2i.exposure import broker_tls
 from routet2i.settings import Settings
 from routet2i.tiers import read_tiers
 from scheduler.cli import make_app
 from scheduler.cli.serve import DRAIN_SECONDS, PORT
 from tests.deployment import compose
+from tests.deployment.compose import SITE_FILLED
 from tests.deployment.manifests import (
     APPLIED,
     FOLDER,
@@ -124,6 +131,17 @@ def test_every_service_has_the_settings_that_the_program_reads_and_accepts(
     assert [services[name]["networks"] for name in ("postgres", "redis")] == [["store"], ["store"]]
 
 
+def test_workers_on_gpus_differ_from_those_on_cpus_in_image_and_device_only() -> None:
+    services = compose.ours()
+    for tier in ("edge", "cloud"):
+        cpu, gpu = dict(services[f"worker-{tier}"]), dict(services[f"worker-{tier}-gpu"])
+        (device,) = gpu.pop("deploy")["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
+        for name in ("build", "image", "profiles"):
+            assert cpu.pop(name) != gpu.pop(name)
+        assert cpu == gpu
+
+
 def test_only_the_cloud_worker_knows_the_providers_keys() -> None:
     knows = {name for name, one in compose.ours().items() if "ROUTET2I_API_KEYS" in one["environment"]}
     assert knows == {"worker-cloud", "worker-cloud-gpu"}
@@ -189,6 +207,118 @@ def test_prometheus_and_grafana_find_what_they_are_told_of() -> None:
     assert any(mount.startswith(f"./grafana:{folder}") for mount in services["grafana"]["volumes"])
 
 
+# ---- edge sites of compose
+
+
+def test_the_files_of_a_centre_and_a_site_are_what_the_specification_asks_for() -> None:
+    over, site = (
+        compose.read_compose(file=compose.SITES),
+        compose.read_compose(SITE_FILLED, file=compose.SITE),
+    )
+    assert compose.faults_of_compose(over) == compose.faults_of_compose(site) == []
+    # And each of the centre's services is one of the file that it lies over
+    assert set(over["services"]) <= set(compose.read_compose()["services"])
+    used = {found[0] for found in compose.VARIABLE.findall(compose.SITE.read_text(encoding="utf-8"))}
+    example = (DOCKER / "site.env.example").read_text(encoding="utf-8")
+    assert used == set(re.findall(r"^([A-Z0-9_]+)=", example, re.MULTILINE))
+    for name in SITE_FILLED:
+        with pytest.raises(KeyError, match=name):
+            compose.read_compose({**SITE_FILLED, name: ""}, file=compose.SITE)
+
+
+def test_the_centre_lets_sites_in_over_tls_with_a_certificate_only() -> None:
+    over = compose.read_compose(file=compose.SITES)
+    services = over["services"]
+    # Given what is published: the database, and the broker's port with TLS
+    assert {name: one["ports"] for name, one in services.items() if "ports" in one} == {
+        "postgres": ["5432:5432"],
+        "redis": ["6380:6380"],
+    }
+    # Then the broker asks for certificates, and is otherwise as before
+    redis = services["redis"]["command"]
+    before = compose.read_compose()["services"]["redis"]["command"]
+    assert redis[: len(before)] == before
+    added = dict(zip(redis[len(before) :: 2], redis[len(before) + 1 :: 2], strict=True))
+    assert added == {
+        "--tls-port": "6380",
+        "--tls-cert-file": "/certs/broker.crt",
+        "--tls-key-file": "/certs/broker.key",
+        "--tls-ca-cert-file": "/certs/ca.crt",
+        "--tls-auth-clients": "yes",
+    }
+    # And the database, of all but the network that nobody else is on
+    rules = [
+        line.split()
+        for line in (DOCKER / "pg_hba.conf").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert {rule[0] for rule in rules if "trust" in rule} == {"local"}
+    subnet = over["networks"]["store"]["ipam"]["config"][0]["subnet"]
+    assert [rule[3] for rule in rules if rule[0] == "hostnossl"] == [subnet]
+    for rule in rules:
+        if rule[0] == "hostssl":
+            assert rule[4:] == ["scram-sha-256", "clientcert=verify-ca"]
+        assert rule[0] in ("local", "hostnossl", "hostssl")
+    options = services["postgres"]["command"][2::2]
+    assert {"ssl=on", "ssl_ca_file=/certs/ca.crt", "hba_file=/certs/pg_hba.conf"} <= set(options)
+    # And no private key of the authority is mounted anywhere
+    for one in services.values():
+        assert not any("ca.key" in mount or mount.startswith("./certs:") for mount in one.get("volumes", []))
+    # And what sites draw is not drawn here
+    assert services["worker-edge"] == services["worker-edge-gpu"] == {"deploy": {"replicas": 0}}
+
+
+def test_a_site_is_a_worker_that_reaches_the_centre_over_tls_and_lets_nobody_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = compose.read_compose(SITE_FILLED, file=compose.SITE)
+    assert {tuple(one["profiles"]) for one in site["services"].values()} == {("cpu",), ("gpu",)}
+    for one in site["services"].values():
+        assert "ports" not in one
+        assert one["read_only"] is True
+        assert seconds(one["stop_grace_period"]) >= WORKER_GRACE
+        understands(one["command"])
+        # When a process reads its settings, with the centre elsewhere
+        assert set(one["environment"]) <= SETTINGS - {"ROUTET2I_PRIVATE_HOSTS"}
+        for variable, value in one["environment"].items():
+            monkeypatch.setenv(variable, value.replace("localhost", "centre.example"))
+        settings = Settings()
+        # Then both addresses are accepted: TLS is checked
+        assert "sslmode=verify-full" in settings.database
+        assert broker_tls(settings.broker or "")["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+        # And each file that they name is mounted
+        mounted = {mount.split(":")[1] for mount in one["volumes"]}
+        named = re.findall(r"=(/certs/[a-z.]+)", " ".join(one["environment"].values()))
+        assert len(named) == 6
+        assert set(named) <= mounted
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
+def test_certificates_are_made_once_and_keys_are_for_their_owner(tmp_path: Path) -> None:
+    def make(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", str(DOCKER / "certificates.sh"), *words], capture_output=True, text=True, timeout=60
+        )
+
+    folder = tmp_path / "certs"
+    assert make(str(folder), "broker", "broker.example", "10.0.0.7").returncode == 0
+    authority = (folder / "ca.crt").read_bytes()
+    assert make(str(folder), "berlin").returncode == 0
+    assert (folder / "ca.crt").read_bytes() == authority
+    assert {one.name for one in folder.iterdir()} == {
+        *("ca.crt", "ca.key", "ca.srl", "broker.crt", "broker.key", "berlin.crt", "berlin.key")
+    }
+    assert {one.stat().st_mode & 0o077 for one in folder.glob("*.key")} == {0}
+    # Then openssl takes them for what they are
+    for name, purpose in (("broker", "sslserver"), ("berlin", "sslclient")):
+        words = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", "ca.crt", f"{name}.crt"]
+        assert subprocess.run(words, cwd=folder, capture_output=True, check=False).returncode == 0, name
+    # And nothing is written over, and no name leads elsewhere
+    assert make(str(folder), "berlin").returncode == 3
+    assert [make(*words).returncode for words in ((), (str(folder),), (str(folder), "../x"))] == [2, 2, 2]
+    assert make(str(folder), "ca").returncode == 2
+
+
 # ---- images
 
 
@@ -201,6 +331,23 @@ def test_images_run_as_an_ordinary_user_and_say_how_they_are() -> None:
         understands(yaml.safe_load(command))
     # and no later line is root again
     assert set(re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)) == {"10001"}
+
+
+def test_images_say_what_they_are_and_keep_no_downloads() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', stages()["base"]))
+    assert {"title", "description", "licenses", "version"} == set(labels)
+    assert labels["version"] == __version__
+    for one in kustomizations().values():
+        assert {image["newTag"] for image in one.get("images", []) if "newTag" in image} <= {__version__}
+    # each step that downloads has the builder's cache, which is in no layer; pins are named
+    lines = re.sub(r"\\\n\s*", "", DOCKERFILE)
+    steps = [line for line in lines.splitlines() if re.match(r"RUN .*\bpip ", line)]
+    assert len(steps) == 4
+    for line in steps:
+        assert "--mount=type=cache,target=/root/.cache/pip" in line
+        assert "pip wheel --no-deps" in line or "-c /srv/constraints.txt" in line
+    # and nothing else is fetched or switched on
+    assert not re.search(r"\b(apt-get|curl|wget|sudo|ADD|chmod 777|--privileged|latest)\b", lines)
 
 
 def test_images_ask_after_themselves_as_compose_does() -> None:
@@ -278,6 +425,15 @@ def test_what_kubectl_would_apply_is_valid_whole_and_consistent(name: str) -> No
                 assert ("ConfigMap", told["name"]) in there
         for container in (pod_of(one) or {}).get("containers", []):
             assert re.fullmatch(r"registry\.example/routet2i-[a-z-]+:\d+\.\d+\.\d+", container["image"])
+    # And what is on a GPU has the image for it, asks for one, and bears such machines
+    for one in objects:
+        if one["kind"] == "Deployment" and one["metadata"]["name"].startswith("worker"):
+            pod = pod_of(one) or {}
+            limits = pod["containers"][0]["resources"]["limits"]
+            has_gpu = "nvidia.com/gpu" in limits
+            assert has_gpu == (name in ("base", "sites/oslo"))
+            assert has_gpu == ("worker-gpu" in pod["containers"][0]["image"])
+            assert has_gpu == ("nvidia.com/gpu" in {each["key"] for each in pod.get("tolerations", [])})
     # And a site's workers serve its own tier, and are scaled by it
     if name.startswith("sites/"):
         site = f"edge-{name.removeprefix('sites/')}"
@@ -372,11 +528,36 @@ def test_every_site_has_a_queue_of_its_own_and_reaches_the_centre_over_tls() -> 
     ).read_bytes()
 
 
-def test_nobody_comes_in_but_to_the_http_interface() -> None:
-    policies = {
-        one["metadata"]["name"]: one["spec"] for _, one in manifests() if one["kind"] == "NetworkPolicy"
+def policies_of(part: str) -> dict[str, Any]:
+    """Return the network policies of the centre or of a site, by name."""
+    return {
+        one["metadata"]["name"]: one["spec"]
+        for file, one in manifests()
+        if one["kind"] == "NetworkPolicy" and file.parent.name == part
     }
+
+
+def test_nobody_goes_out_but_to_names_database_broker_and_tls() -> None:
+    for part in ("base", "edge-site"):
+        policy = policies_of(part)["ways-out"]
+        assert (policy["podSelector"], policy["policyTypes"]) == ({}, ["Egress"])
+        (rule,) = policy["egress"]
+        assert [one["port"] for one in rule["ports"]] == [53, 53, 5432, 6379, 443]
+
+
+def test_what_runs_twice_does_not_run_on_one_machine() -> None:
+    for _, one in manifests():
+        if one["kind"] == "Deployment" and one["spec"].get("replicas", 0) > 1:
+            (spread,) = (pod_of(one) or {})["topologySpreadConstraints"]
+            assert spread["topologyKey"] == "kubernetes.io/hostname"
+            assert spread["labelSelector"] == one["spec"]["selector"]
+
+
+def test_nobody_comes_in_but_to_the_http_interface() -> None:
+    policies = policies_of("base")
     assert policies["nobody-comes-in"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    assert policies_of("edge-site")["nobody-comes-in"] == policies["nobody-comes-in"]
+    assert set(policies_of("edge-site")) == {"nobody-comes-in", "ways-out"}
     (rule,) = policies["callers-of-the-api"]["ingress"]
     assert rule["ports"] == [{"protocol": "TCP", "port": PORT}]
 
