@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 DATA ?= $(wildcard ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo up test long lint bench pages screens routing allocation chaos chaos-full soak hostile audit lock
+.PHONY: help setup install demo up test browser long lint bench pages screens routing allocation chaos chaos-full soak hostile audit lock
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,8 +43,11 @@ demo: setup ## start everything, draw the example prompts under a budget, write 
 up: setup ## run everything on this machine until Ctrl-C
 	$(BIN)/routet2i up
 
-test: lint ## lint, then every test that needs no accelerator; WORKERS=4 for more at once
+test: lint browser ## lint, then every test that needs no accelerator; WORKERS=4 for more at once
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+browser: setup ## fetch a Chromium for the tests of the pages, where this machine has none
+	@$(BIN)/python -m tests.pages.chromium
 
 long: setup ## every statement of every pair of transactions, thousands of orders, clean environments of images
 	$(BIN)/python -m pytest -m long
@@ -61,7 +64,7 @@ bench: setup ## measure speed, write reports/bench.json
 pages: setup ## measure how long pages take with 100,000 jobs, write reports/pages.json
 	$(BIN)/python -m tests.pages
 
-screens: setup ## draw the pages into docs/screens, with the Chromium of this machine
+screens: browser ## draw the pages and Flower into docs/screens, with Chromium
 	$(BIN)/python -m tests.pages --screens docs/screens
 
 routing: setup ## measure every router, write docs/routing.md; DATA=FOLDER of rated sets

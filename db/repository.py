@@ -850,6 +850,11 @@ class Repository:
         with reading(self.engine) as connection:
             return workers.has_old_work(connection, tier=tier, seconds=seconds)
 
+    def progress(self, microbatch_id: str) -> tuple[int, int]:
+        """Return how many jobs of a microbatch have their outcome, and how many it has; (0, 0): unknown."""
+        with reading(self.engine) as connection:
+            return workers.progress(connection, microbatch_id)
+
     def live_workers(self, *, within_seconds: float) -> Mapping[str, int]:
         """Return tier -> workers, idle or busy, that were heard of within so many seconds."""
         with reading(self.engine) as connection:

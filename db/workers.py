@@ -43,6 +43,17 @@ def has_old_work(connection: Connection, *, tier: str, seconds: float) -> bool:
     return found is not None
 
 
+def progress(connection: Connection, microbatch_id: str) -> tuple[int, int]:
+    """Count a microbatch's jobs that have their outcome, and all of them; see `Repository.progress`."""
+    row = run(
+        connection,
+        """SELECT count(CASE WHEN state = 'done' THEN 1 END) AS done, count(*) AS jobs
+            FROM job WHERE microbatch_id = :id""",
+        {"id": microbatch_id},
+    ).one()
+    return row.done, row.jobs
+
+
 def live_workers(connection: Connection, *, within_seconds: float) -> Mapping[str, int]:
     """Count the workers of each tier that were heard of lately; see `Repository.live_workers`."""
     rows = run(

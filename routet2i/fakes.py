@@ -210,6 +210,11 @@ class FakeStore:
         """See `heartbeat.Beats.has_old_work`: what waits was made just now."""
         return False
 
+    def progress(self, microbatch_id: str) -> tuple[int, int]:
+        """See `heartbeat.Beats.progress`."""
+        row = self._rows[microbatch_id]
+        return len(row.outcomes), len(row.jobs)
+
     def _hold(self, claim: Claim) -> _Row | None:
         """Return the row if the claim is the current one, and renew its lease."""
         row = self._rows.get(claim.microbatch_id)

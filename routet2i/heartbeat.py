@@ -30,6 +30,9 @@ class Beats(Protocol):
     def has_old_work(self, *, tier: str, seconds: float) -> bool:
         """Whether work of the tier was sent, and waits for so long that nobody claimed it."""
 
+    def progress(self, microbatch_id: str) -> tuple[int, int]:
+        """Return how many jobs of a microbatch have their outcome, and how many it has."""
+
 
 class Heartbeat:
     """Beats from `start` to `stop`; a database that does not answer is logged and tried again."""
@@ -44,6 +47,7 @@ class Heartbeat:
         is_busy: Callable[[], bool],
         seconds: float = HEARTBEAT_SECONDS,
         on_turn: Callable[[], None] = lambda: None,
+        on_busy: Callable[[Beats], None] = lambda _: None,
         on_deaf: Callable[[], None] = lambda: None,
         deaf_seconds: float = math.inf,
     ) -> None:
@@ -51,6 +55,7 @@ class Heartbeat:
 
         Args:
             on_turn: called at each turn, whatever the database does.
+            on_busy: called at each beat of a worker at work, with the store.
             on_deaf: called once, when the worker was idle for `deaf_seconds` while work waited as long.
         """
         self._open_store = open_store
@@ -58,6 +63,7 @@ class Heartbeat:
         self._is_busy = is_busy
         self._seconds = seconds
         self._on_turn = on_turn
+        self._on_busy = on_busy
         self._on_deaf = on_deaf
         self._deaf_seconds = deaf_seconds
         self._idle_since = time.monotonic()
@@ -103,6 +109,8 @@ class Heartbeat:
                 store = store or self._open_store()
                 store.beat(**self._who, state=state)
                 self._listen(store, state=state)
+                if self._is_busy():
+                    self._on_busy(store)
             except Exception as error:  # a lost database must not silence the worker for good
                 _log.warning("beat_failed", state=state, error=type(error).__name__)
             if state != "stopped":

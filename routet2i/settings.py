@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         description="address under which clients reach the HTTP interface, for links in answers; empty: as "
         "each request names it",
     )
+    flower_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s@]{1,1000})?$",
+        description="address of Flower that the pages link to; empty: that of the stack in HOME",
+    )
     max_line_bytes: int = Field(
         65_536, ge=64, le=1 << 24, description="longest accepted line of a prompt file"
     )

@@ -32,6 +32,7 @@ from routet2i.fakes import FakeGenerator, FakeScorer
 from routet2i.heartbeat import Beats, Heartbeat
 from routet2i.images import LOW_WATER_BYTES, ImageStore
 from routet2i.log import configure
+from routet2i.progress import EVENT_SECONDS, Progress
 from routet2i.pulse import Pulse
 from routet2i.settings import Settings, share_cores
 from routet2i.tiers import TierProfile
@@ -222,8 +223,9 @@ def make_worker(
     renderer = Renderer(settings, profile=profile, open_store=open_store, load=load)
 
     @app.task(name=profile.task_name, bind=True, shared=False)  # type: ignore[untyped-decorator]
-    def generate(task: Any, **message: Any) -> None:
-        renderer.render(message, worker=task.request.hostname)
+    def generate(task: Any, **message: Any) -> str:
+        outcome = renderer.render(message, worker=task.request.hostname)
+        return "nothing" if outcome is None else outcome.value  # kept nowhere, read in Flower
 
     _follow(app, settings=settings, profile=profile, open_store=open_store)
     return app
@@ -233,6 +235,7 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
     """Tie log, refusal to start without a broker, and heartbeat to the life of this application's worker."""
     hearts: list[Heartbeat] = []
     pulses: list[Pulse] = []
+    progress = Progress()
 
     def set_up_log(**_: Any) -> None:
         configure(settings, service=f"worker-{profile.name}")
@@ -262,6 +265,7 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
             device=profile.device if settings.device == "auto" else settings.device,
             is_busy=lambda: bool(celery_state.reserved_requests),  # or in hand, while its process starts
             on_turn=pulse.beat,
+            on_busy=progress.look,
             on_deaf=lambda: os.kill(os.getpid(), signal.SIGTERM),  # whoever keeps it alive starts it again
             deaf_seconds=DEAF_SECONDS_PER_RESEND * settings.resend_seconds,
         )
@@ -279,6 +283,10 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
     def hear(**_: Any) -> None:
         for heart in hearts:
             heart.hear()
+
+    def tell() -> None:
+        named = {microbatch_of(one.kwargs): one for one in tuple(celery_state.active_requests)}
+        progress.tell({name: one for name, one in named.items() if name is not None})
 
     def drain(**_: Any) -> None:
         for heart in hearts:
@@ -298,7 +306,21 @@ def _follow(app: Celery, *, settings: Settings, profile: TierProfile, open_store
         def start(self, _consumer: Any) -> None:
             hear()
 
+    class ToldProgress(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        """Tells now and then how far the work in hand is, on the thread that sends Celery's own events."""
+
+        requires = ("celery.worker.consumer.events:Events",)
+        timer: Any = None
+
+        def start(self, consumer: Any) -> None:
+            self.timer = consumer.timer.call_repeatedly(EVENT_SECONDS, tell)
+
+        def stop(self, _consumer: Any) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+
     app.steps["consumer"].add(Listening)
+    app.steps["consumer"].add(ToldProgress)
     followed: Sequence[tuple[Any, Callable[..., None]]] = (
         (signals.setup_logging, set_up_log),
         (signals.worker_init, refuse),

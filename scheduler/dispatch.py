@@ -77,7 +77,8 @@ def make_publisher(settings: Settings) -> Publish:
                 profile.task_name,
                 kwargs={"v": MESSAGE_VERSION, "microbatch_id": microbatch.microbatch_id},
                 queue=profile.queue,
-                shadow=f"draw on {profile.name}",  # what Flower calls it; the worker goes by `task`
+                shadow=f"{profile.name}.draw",  # what Flower calls it; the worker goes by `task`
+                kwargsrepr=f"microbatch {microbatch.microbatch_id}",
                 retry=False,
             )
         except (OperationalError, RedisError, OSError) as error:

@@ -9,6 +9,10 @@ FLOWER_COOKIE_SECRET), since arguments can be read by everybody on the machine.
 import os
 import sys
 
+from flower.views.monitor import Metrics
+from pydantic import SecretStr
+from tornado.web import authenticated
+
 from routet2i.celery_app import make_celery
 from routet2i.errors import RouteT2IError
 from routet2i.settings import Settings
@@ -21,6 +25,8 @@ OPTIONS = (  # reliability.md, section 12; persistence stays off, it is a pickle
     "--max_tasks=20000",
     "--purge_offline_workers=60",
     "--persistent=False",
+    f"--conf={os.devnull}",  # else it runs a flowerconfig.py of the folder it is started in
+    "--tasks_columns=name,state,result,worker,runtime,received,uuid,kwargs",
 )
 
 
@@ -33,10 +39,11 @@ def main(port: int, *, address: str = LOOPBACK) -> None:
         raise SystemExit(f"set FLOWER_COOKIE_SECRET to {LEAST_SECRET} or more characters nobody can guess")
     settings = Settings()
     try:
-        find_broker(settings)
+        settings = settings.with_changes(broker_url=SecretStr(find_broker(settings)))
     except RouteT2IError as error:
         raise SystemExit(str(error)) from None
     app = make_celery(settings, profile=None)
+    Metrics.get = authenticated(Metrics.get)  # Flower's own shows workers and tasks to everybody
     app.start(argv=["flower", f"--address={address}", f"--port={port}", *OPTIONS])
 
 

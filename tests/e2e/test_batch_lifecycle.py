@@ -1,14 +1,10 @@
 """One batch through a real stack of processes, and the stack's own life; models are fakes."""
 
-import base64
 import json
 import signal
 import stat
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,23 +12,6 @@ from db.audit import check_invariants
 from tests.e2e.conftest import Home, wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
-
-
-def ask_flower(home: Home, path: str, *, method: str = "GET", known: bool = True) -> Any:
-    """Return Flower's JSON, or the HTTP status of its refusal."""
-    flower = home.stack()["flower"]
-    request = urllib.request.Request(flower["url"] + path, method=method)
-    if known:
-        secret = base64.b64encode(f"{flower['user']}:{flower['password']}".encode()).decode()
-        request.add_header("Authorization", f"Basic {secret}")
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-    except urllib.error.URLError:
-        return None  # it is still starting
 
 
 def test_a_submitted_file_comes_out_as_one_row_per_good_line(home: Home) -> None:
@@ -80,22 +59,6 @@ def test_submitting_the_same_file_again_adds_nothing(home: Home, tmp_path: Path)
     # Then it is the same batch, and the other text is refused
     assert (again["batch_id"], again["created"]) == (first["batch_id"], False)
     assert (other.returncode, conflict.returncode) == (0, 3)
-
-
-def test_flower_knows_both_workers_and_lets_nobody_in_without_the_password(home: Home) -> None:
-    # Given a running stack
-    # When its Flower is asked
-    def both() -> bool:
-        alive = ask_flower(home, "/api/workers?status=1")
-        return isinstance(alive, dict) and {name.split("-")[0] for name, beats in alive.items() if beats} == {
-            "edge",
-            "cloud",
-        }
-
-    wait_for(both, seconds=60, what="Flower knows both workers")
-    # Then a stranger sees nothing, and nobody can stop a worker from there
-    assert ask_flower(home, "/api/workers", known=False) == 401
-    assert ask_flower(home, "/api/worker/shutdown/edge-1", method="POST") in (403, 405)
 
 
 def test_the_passwords_lie_in_a_file_for_the_owner_only_and_not_in_the_log(home: Home) -> None:

@@ -10,12 +10,10 @@ import pytest
 from db.keys import Role
 from tests.pages import seeding
 from tests.pages.seeding import Drawing, Wanted
-from tests.pages.site import BROWSERS, Site, browser_path, site
+from tests.pages.site import NO_BROWSER, Site, browser_path, site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(
-    browser_path() is None, reason=f"none of {', '.join(BROWSERS)} is on the PATH: no browser to test with"
-)
+pytestmark = pytest.mark.skipif(browser_path() is None, reason=NO_BROWSER)
 
 HOSTILE = '<img src=x onerror="document.title=1"> <script>document.title=1</script> {{ 7 * 7 }} a red circle'
 WIDTHS = {"phone": (390, 844), "wide": (1440, 900)}

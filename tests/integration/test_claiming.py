@@ -66,6 +66,17 @@ def test_a_claim_leaves_out_jobs_that_somebody_cancelled(repository, shop, sent)
     assert shop.read("SELECT count(*) FROM attempt WHERE fence = :fence", fence=second.fence) == 2
 
 
+def test_progress_counts_the_jobs_that_have_their_outcome(repository, shop, sent):
+    # Given a claim of three jobs
+    claim = repository.claim(sent, tier="cloud", worker="w1", lease_seconds=45)
+    assert repository.progress(sent) == (0, 3)
+    # When one is drawn
+    repository.record(claim, [shop.outcome(claim.jobs[0])])
+    # Then it is one of three, and a microbatch that nobody knows has no jobs
+    assert repository.progress(sent) == (1, 3)
+    assert repository.progress("no such") == (0, 0)
+
+
 # ---------------------------------------------------------------- hold
 
 

@@ -173,7 +173,8 @@ def test_a_message_names_the_microbatch_and_nothing_else():
     assert (arguments, keywords) == ([], {"v": 1, "microbatch_id": "m-1"})
     assert message.headers["task"] == "routet2i.cloud.generate"
     # And people read what it is
-    assert message.headers["shadow"] == "draw on cloud"
+    assert message.headers["shadow"] == "cloud.draw"
+    assert message.headers["kwargsrepr"] == "microbatch m-1"
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -208,3 +208,24 @@ def test_a_prompts_words_are_explained_on_request(
     told = admin.get(f"/jobs/{job_id}?words=1").text
     assert "pulls towards the edge" in told
     assert 'class="w t-' in told
+
+
+def test_the_pages_lead_to_flower_where_the_setting_says_it_is(
+    batches: tuple[Repository, list[str]], tmp_path: Path
+) -> None:
+    # Given a deployment whose Flower runs elsewhere
+    repository, _ = batches
+    settings = Settings(home=tmp_path, flower_url="https://flower.example/x?a=1&b=<2>")
+    application = make_application(settings, repository)
+    for role, leads in ((Role.AUDITOR, True), (Role.SUBMITTER, False)):
+        repository.add_key(role.value, client="ann", role=role, name="")
+        # When somebody opens a page
+        page = TestClient(application, base_url=SITE, cookies={COOKIE: role.value}).get("/").text
+        # Then those who see everything have the link, escaped, and others have none
+        assert ('href="https://flower.example/x?a=1&amp;b=&lt;2&gt;"' in page) is leads, role
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "//flower", "http://ana:secret@flower", "http://a b"])
+def test_an_address_of_flower_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="flower_url"):
+        Settings(flower_url=url)

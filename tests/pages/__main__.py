@@ -20,7 +20,7 @@ from db.keys import Role
 from routet2i.contracts import JobState
 from routet2i.figures import Figure, as_table, write_report
 from scheduler.api.callers import COOKIE
-from tests.pages.screens import draw
+from tests.pages.screens import draw, draw_flower
 from tests.pages.seeding import Wanted, blank
 from tests.pages.site import Site, site
 from tests.postgresql import PostgresqlServer
@@ -46,6 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="routet2i-pages-") as folder:
         if args.screens is not None:
             draw(Path(folder) / "home", into=args.screens)
+            draw_flower(Path(folder) / "stack", into=args.screens)
             return
         figures = [
             figure

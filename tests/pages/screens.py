@@ -1,4 +1,4 @@
-"""Draw the pages into PNG files, on a phone and a wide screen, light and dark: `docs/screens`.
+"""Draw the pages and Flower into PNG files, on a phone and a wide screen, light and dark: `docs/screens`.
 
 The pictures in them are the shape world's own drawings of a seeded home. It knows which pages are worth it.
 """
@@ -12,6 +12,7 @@ from db import gallery
 from db.gallery import Wish
 from db.keys import Role
 from scheduler.api.callers import COOKIE
+from tests.pages import workers_view
 from tests.pages.seeding import Wanted, drawings, store_of
 from tests.pages.site import Site, browser, site
 
@@ -57,6 +58,25 @@ def draw(home: Path, *, into: Path) -> None:
                     page.wait_for_load_state("networkidle")
                     _write(page.screenshot(), into / f"{name}-{width}-{theme}.png")
                 context.close()
+
+
+def draw_flower(folder: Path, *, into: Path) -> None:
+    """Start a stack, let both tiers work, and write what Flower shows meanwhile."""
+    folder.mkdir()
+    with (
+        workers_view.stack(folder) as home,
+        browser() as started,
+        workers_view.visit(started, home.stack()["flower"]) as page,
+    ):
+        workers_view.draw_both(home)
+        workers_view.begin_long(home)
+        workers_view.progress(page)
+        page.get_by_role("button", name="All").click()  # Flower keeps the last search
+        page.get_by_role("link", name="cloud.draw").first.wait_for()
+        _write(page.screenshot(), into / "flower-1440.png")
+        page.goto("/workers")
+        page.wait_for_load_state("networkidle")
+        _write(page.screenshot(), into / "flower-workers-1440.png")
 
 
 def looks(shown: Site) -> dict[str, str]:

@@ -19,12 +19,13 @@ from db.repository import Repository
 from db.session import make_engine, upgrade
 from routet2i.settings import Settings
 from scheduler.api.application import make_application
+from tests.pages.chromium import BROWSERS, STARTER
 from tests.pages.seeding import Drawing, Wanted, policies, seed, seed_workers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_BROWSER = f"none of {', '.join(BROWSERS)} is on the PATH, and `make browser` has fetched none"
 PATIENCE_SECONDS = 60
 
 
@@ -89,7 +90,8 @@ def served(settings: Settings, repository: Repository) -> Iterator[str]:
 
 def browser_path() -> str | None:
     """Return where this machine has a browser that can be driven; None = nowhere."""
-    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    own = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    return own or (str(STARTER) if STARTER.is_file() else None)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 import queue
 
+import pytest
+
 from routet2i.errors import ServiceUnavailable
 from routet2i.heartbeat import Heartbeat
 
@@ -94,3 +96,23 @@ def test_a_worker_without_work_or_with_enough_of_it_is_not_deaf() -> None:
 
 def test_the_pulse_goes_on_while_the_database_is_away() -> None:
     assert deaf(Row(failures=3), busy=True).count("turn") > 3
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_worker_at_work_looks_at_its_work_with_each_beat(busy: bool) -> None:
+    row, seen = Row(), queue.Queue[object]()
+    heart = Heartbeat(
+        open_store=lambda: row,
+        worker="edge-1@here",
+        tier="edge",
+        device="cpu",
+        is_busy=lambda: busy,
+        seconds=0.01,
+        on_busy=seen.put,
+    )
+    heart.start()
+    for _ in range(5):
+        row.states.get(timeout=5)
+    heart.stop()
+    assert seen.empty() is not busy
+    assert not busy or seen.get() is row

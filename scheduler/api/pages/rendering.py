@@ -83,7 +83,9 @@ def page(
 
 
 def flower(request: Request) -> str | None:
-    """Return the address of the workers' view, if one runs in this home."""
+    """Return the address of the workers' view: the setting, or of the one that runs in this home."""
+    if url := request.app.state.settings.flower_url:
+        return str(url)
     stack = running(request.app.state.settings.home)
     found = None if stack is None else stack.get("flower")
     return None if found is None else str(found["url"])
