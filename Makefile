@@ -33,7 +33,7 @@ install:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt \
-	  -e '.[models,postgres,flower,api,parquet]' --group dev
+	  -e '.[models,postgres,flower,api,parquet,otel]' --group dev
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # pip would on one core; templates of Python 2 fail
 	@echo $(KEY) > $(STAMP)
 

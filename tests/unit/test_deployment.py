@@ -359,8 +359,8 @@ def test_images_ask_after_themselves_as_compose_does() -> None:
 
 def test_the_light_image_has_no_models_and_the_others_no_web() -> None:
     extras = {name: re.findall(r"\[([a-z,]+)\]\"", stage) for name, stage in stages().items()}
-    assert extras["light"] == ["postgres,api,flower,parquet"]
-    assert extras["models-cpu"] == extras["worker-gpu"] == ["models,postgres"]
+    assert extras["light"] == ["postgres,api,flower,parquet,otel"]
+    assert extras["models-cpu"] == extras["worker-gpu"] == ["models,postgres,otel"]
 
 
 def test_every_image_of_others_is_pinned() -> None:
