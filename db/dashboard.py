@@ -17,7 +17,7 @@ from db.story import at
 from routet2i.contracts import SHADOW_CLIENT
 
 MINUTES = 60  # of throughput that are shown
-NEWEST = 400  # microbatches of a tier that are looked at
+NEWEST = 10_000  # outcomes of all tiers that are looked at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +84,19 @@ def flows(engine: Engine, *, tiers: Sequence[str], live_seconds: float) -> list[
         live_seconds: a worker that was silent for longer is left out.
     """
     with reading(engine) as connection:
-        return [_flow(connection, tier, live_seconds=live_seconds) for tier in tiers]
+        ended, reach = _ended(connection)
+        return [
+            _flow(
+                connection,
+                tier,
+                live_seconds=live_seconds,
+                minutes=tuple(ended.get((tier, ago), 0) for ago in range(reach - 1, -1, -1)),
+            )
+            for tier in tiers
+        ]
 
 
-def _flow(connection: Connection, tier: str, *, live_seconds: float) -> Flow:
+def _flow(connection: Connection, tier: str, *, live_seconds: float, minutes: tuple[int, ...]) -> Flow:
     workers = {
         row.state: row.workers
         for row in run(
@@ -108,7 +117,6 @@ def _flow(connection: Connection, tier: str, *, live_seconds: float) -> Flow:
         for state in ("ready", "sent", "claimed")
     }
     ages = [held[state].age_ms for state in ("ready", "sent") if held[state].age_ms is not None]
-    minutes = _minutes(connection, tier)
     return Flow(
         tier=tier,
         busy=workers.get("busy", 0),
@@ -117,28 +125,20 @@ def _flow(connection: Connection, tier: str, *, live_seconds: float) -> Flow:
         claimed=held["claimed"].microbatches,
         oldest_seconds=max(ages) / 1000 if ages else None,
         minutes=minutes,
-        per_minute=sum(minutes) / len(minutes) if minutes else 0.0,
+        per_minute=sum(minutes) / len(minutes),
     )
 
 
-def _minutes(connection: Connection, tier: str) -> tuple[int, ...]:
-    """Return the jobs per minute of the last hour, or of as much of it as the newest microbatches reach."""
+def _ended(connection: Connection) -> tuple[dict[tuple[str, int], int], int]:
+    """Return (tier, minutes ago) -> jobs that ended then, and how many minutes the newest outcomes reach."""
     rows = run(
         connection,
-        """SELECT ({NOW} - o.at_ms) / 60000 AS ago, count(*) AS jobs
-            FROM (SELECT id FROM microbatch WHERE tier = :tier AND state = 'done'
-                  ORDER BY id DESC LIMIT :newest) AS m
-            JOIN job j ON j.microbatch_id = m.id AND j.microbatch_id IS NOT NULL
-            JOIN outcome o ON o.job_id = j.id
-            GROUP BY 1""",
-        {"tier": tier, "newest": NEWEST},
+        """SELECT o.tier, ({NOW} - o.at_ms) / 60000 AS ago, count(*) AS jobs
+            FROM (SELECT tier, at_ms FROM outcome WHERE at_ms > {NOW} - :hour
+                  ORDER BY at_ms DESC LIMIT :newest) AS o
+            GROUP BY 1, 2""",
+        {"hour": MINUTES * 60_000, "newest": NEWEST},
     ).all()
-    jobs = {int(row.ago): row.jobs for row in rows}
-    looked_at = run(
-        connection,
-        """SELECT count(*) FROM (
-            SELECT 1 FROM microbatch WHERE tier = :tier AND state = 'done' LIMIT :most) AS m""",
-        {"tier": tier, "most": NEWEST + 1},
-    ).scalar_one()
-    reach = MINUTES if looked_at <= NEWEST else min(MINUTES, max(jobs, default=0) + 1)
-    return tuple(jobs.get(ago, 0) for ago in range(reach - 1, -1, -1))
+    all_of_them = sum(row.jobs for row in rows) < NEWEST
+    reach = MINUTES if all_of_them else max(1, *(int(row.ago) for row in rows))
+    return {(row.tier, int(row.ago)): row.jobs for row in rows}, reach

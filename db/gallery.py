@@ -1,7 +1,8 @@
 """A batch's jobs as cards: chosen, sorted and paged by SQL, each with its first picture and its shadow's.
 
 Read only. Two steps: which jobs (a page of ids, by keyset), then what they look like. Sorting by a score
-reads that score of every picture of the batch. It knows no page and no file.
+reads that score of every picture of the batch: as text, for a parser of JSON would take most of the time. It
+knows no page and no file.
 """
 
 from collections import defaultdict
@@ -18,11 +19,16 @@ from routet2i.contracts import JobState
 from routet2i.errors import NotFound
 
 SAMPLE = 400  # pictures of a tier that its mean is taken of
-SCORE = {  # of the picture `p`, by the metric's name
-    "sqlite": """CAST(json_extract(p.scores, '$."' || :metric || '"') AS REAL)""",
-    "postgresql": "CAST(CAST(p.scores AS json) ->> :metric AS double precision)",
-}
 LINE = "line"  # sorted as in the file
+PRS = "prs"  # sorted or chosen by what was predicted, which every decided job has
+SCORE = {  # of the picture `p`: what follows its metric's name, parameter {key}; NULL if it has none
+    "sqlite": "CAST(substr(p.scores, NULLIF(instr(p.scores, :{key}), 0) + length(:{key}), 24) AS REAL)",
+    "postgresql": """CAST(NULLIF(btrim(split_part(split_part(p.scores, :{key}, 2), ',', 1), '}} nul'), '')
+                          AS double precision)""",
+}
+SEARCHED = ("j.prompt {BYTES}", "j.custom_id {BYTES}")  # which spares PostgreSQL its language
+LIKE = {"sqlite": "LIKE", "postgresql": "ILIKE"}  # of plain letters in either case
+CLASSES = {"sqlite": "GLOB", "postgresql": "~"}  # of letters beyond ASCII, spelt out by `_spelt`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +38,12 @@ class Wish:
     batch_id: str
     tier: str | None = None  # chosen for it
     state: JobState | None = None  # final ones, or queued
-    metric: str | None = None  # of the range, and of the sorting if `sort` names it
+    metric: str | None = None  # of the range, or PRS
     low: float | None = None  # of its score, [0, 1], inclusive
     high: float | None = None
-    text: str | None = None  # in prompt or custom id, in either case
+    text: str | None = None  # in prompt or custom id, by the letter, in either case
     shadowed: bool = False  # only jobs that both tiers drew
-    sort: str = LINE  # or a metric
+    sort: str = LINE  # or PRS, or a metric
     descending: bool = False
     after: tuple[float, int] | None = None  # value and line of the last job of the page before
     limit: int = 24
@@ -97,15 +103,20 @@ def gallery(engine: Engine, wish: Wish) -> Page:
 
 
 def _chosen(connection: Connection, wish: Wish) -> Sequence[Any]:
-    score = SCORE[connection.dialect.name]
-    # a picture without this score comes last
-    value = "j.seq" if wish.sort == LINE else f"COALESCE({score}, {-1 if wish.descending else 2})"
+    dialect = connection.dialect.name
     joins, where, given = [], ["j.batch_id = :batch_id"], {"batch_id": wish.batch_id, "limit": wish.limit + 1}
-    if wish.sort != LINE or wish.low is not None or wish.high is not None:
-        joins.append("JOIN picture p ON p.job_id = j.id AND p.idx = 0")
-        given["metric"] = wish.metric if wish.sort == LINE else wish.sort
-    if wish.tier is not None:
+    ranged = wish.metric if (wish.low, wish.high) != (None, None) else None
+    named = {"sorted": None if wish.sort == LINE else wish.sort, "ranged": ranged}
+    scores = {use: _score(dialect, use, name) for use, name in named.items()}
+    if wish.tier is not None or PRS in named.values():
         joins.append("JOIN assignment a ON a.job_id = j.id")
+    if any(name not in (None, PRS) for name in named.values()):
+        joins.append("JOIN picture p ON p.job_id = j.id AND p.idx = 0")
+        given |= {
+            use: f"{orjson.dumps(name).decode()}:" for use, name in named.items() if name not in (None, PRS)
+        }
+    value = "j.seq" if wish.sort == LINE else _or(scores["sorted"], -1 if wish.descending else 2)
+    if wish.tier is not None:
         where.append("a.tier = :tier")
         given["tier"] = wish.tier
     if wish.state is not None and wish.state.is_final:
@@ -119,11 +130,12 @@ def _chosen(connection: Connection, wish: Wish) -> Sequence[Any]:
         joins.append("JOIN job s ON s.shadow_of = j.id AND s.shadow_of IS NOT NULL")
         joins.append("JOIN picture q ON q.job_id = s.id AND q.idx = 0")
     if wish.text:
-        where.append(r"(lower(j.prompt) LIKE :text ESCAPE '\' OR lower(j.custom_id) LIKE :text ESCAPE '\')")
-        given["text"] = f"%{_literal(wish.text.lower())}%"
-    for sign, bound, name in ((">=", wish.low, "low"), ("<=", wish.high, "high")):
-        if bound is not None:
-            where.append(f"{score} {sign} :{name}")
+        where.append(f"({' OR '.join(_contains(dialect, one, wish.text) for one in SEARCHED)})")
+        given["text"] = "%" + "".join(_literal(one) for one in wish.text) + "%"
+        given["spelt"] = _spelt(dialect, wish.text)
+    for sign, bound, name, missing in ((">=", wish.low, "low", -1), ("<=", wish.high, "high", 2)):
+        if bound is not None and ranged is not None:
+            where.append(f"{_or(scores['ranged'], missing)} {sign} :{name}")
             given[name] = bound
     if wish.after is not None:
         given["value"], given["seq"] = wish.after
@@ -138,9 +150,44 @@ def _chosen(connection: Connection, wish: Wish) -> Sequence[Any]:
     ).all()
 
 
-def _literal(text: str) -> str:
-    """Return text that LIKE takes by the letter."""
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def _score(dialect: str, use: str, name: str | None) -> str:
+    return "a.prs" if name == PRS else SCORE[dialect].format(key=use)
+
+
+def _or(score: str, missing: int) -> str:
+    """Return a score, or what stands for one that a picture has not.
+
+    It names the job, which keeps PostgreSQL from reading the pictures of all batches before it looks whose.
+    """
+    return f"COALESCE({score}, 0 * j.seq + {missing})"
+
+
+def _contains(dialect: str, column: str, text: str) -> str:
+    """Return a condition on a column: it contains the text, by the letter, whatever the case.
+
+    A database knows the cases of letters beyond ASCII only in its own language, or not at all. The quick
+    comparison takes any letter for those; what it lets pass is compared with all their cases.
+    """
+    quick = rf"{column} {LIKE[dialect]} :text ESCAPE '\'"
+    return quick if text.isascii() else f"({quick} AND {column} {CLASSES[dialect]} :spelt)"
+
+
+def _literal(letter: str) -> str:
+    if not letter.isascii():
+        return "_"
+    return f"\\{letter}" if letter in "\\%_" else letter
+
+
+def _spelt(dialect: str, text: str) -> str:
+    if dialect == "sqlite":
+        return f"*{''.join(_cases(one) if one.isalpha() or one in '*?[' else one for one in text)}*"
+    return "".join(_cases(one) if one.isalnum() or not one.isascii() else f"\\{one}" for one in text)
+
+
+def _cases(letter: str) -> str:
+    """Return a class of a letter in either case, as GLOB and regular expressions write it."""
+    both = {one for one in (letter, letter.lower(), letter.upper()) if len(one) == 1}
+    return f"[{''.join(sorted(both))}]"
 
 
 def _cards(connection: Connection, job_ids: Sequence[str]) -> dict[str, Card]:

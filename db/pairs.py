@@ -74,10 +74,22 @@ def newest_pairs(engine: Engine, *, limit: int) -> list[ShadowPair]:
     with reading(engine) as connection:
         found = run(
             connection,
-            """SELECT * FROM shadow_pair
-                WHERE shadow_job_id IN (SELECT id FROM job WHERE shadow_of IS NOT NULL
-                                        ORDER BY id DESC LIMIT :limit)
-                ORDER BY shadow_job_id""",
+            # as the view `shadow_pair`, beginning with the newest: PostgreSQL reorders eight tables at most
+            """SELECT j.id AS job_id, s.id AS shadow_job_id, j.prompt, a.window_id, w.committed_ms,
+                    w.predictor_name, w.predictor_version, a.prs AS prs_predicted, a.propensity, a.tier,
+                    o.model_id, p.scores, b.tier AS shadow_tier, u.model_id AS shadow_model_id,
+                    q.scores AS shadow_scores
+                FROM (SELECT id, shadow_of FROM job WHERE shadow_of IS NOT NULL
+                      ORDER BY id DESC LIMIT :limit) AS s
+                JOIN job j ON j.id = s.shadow_of
+                JOIN assignment a ON a.job_id = j.id
+                JOIN assignment b ON b.job_id = s.id
+                JOIN decision_window w ON w.id = a.window_id
+                JOIN outcome o ON o.job_id = j.id
+                JOIN outcome u ON u.job_id = s.id
+                JOIN picture p ON p.job_id = j.id AND p.idx = 0
+                JOIN picture q ON q.job_id = s.id AND q.idx = 0
+                ORDER BY s.id""",
             {"limit": limit},
         )
         return [_pair(row) for row in found]

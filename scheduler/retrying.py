@@ -71,6 +71,49 @@ class Retry:
     budget_micro_usd: int | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quote:
+    """What it would cost to try again."""
+
+    jobs: int
+    pictures: int
+    floor_micro_usd: int  # on the edge tier, or on the tier that they ask for
+    most_micro_usd: int  # on the dearest tier that they may go to
+
+
+def quote(
+    retries: Retries,
+    origin: str,
+    *,
+    job_ids: Sequence[str] | None,
+    tiers: Tiers,
+    tier: str | None = None,
+    drawn_by: str | None = None,
+) -> Quote:
+    """Say what `retry` with the same arguments would begin and cost; nothing is written."""
+    return _quoted(
+        retries.retryable(origin, job_ids=job_ids, tier=tier, drawn_by=drawn_by), tiers=tiers, tier=tier
+    )
+
+
+def _quoted(shapes: Sequence[Any], *, tiers: Tiers, tier: str | None) -> Quote:
+    floor = most = 0
+    for row in shapes:
+        asked = _known(tier or row.tier, tiers)
+        prices = {
+            name: tiers[name].price(row.n, width=row.width, height=row.height)
+            for name in ([asked] if asked is not None else tiers.routed)
+        }
+        floor += row.jobs * prices[asked or tiers.edge]
+        most += row.jobs * max(prices.values())
+    return Quote(
+        jobs=sum(row.jobs for row in shapes),
+        pictures=sum(row.jobs * row.n for row in shapes),
+        floor_micro_usd=floor,
+        most_micro_usd=most,
+    )
+
+
 def retry(
     retries: Retries,
     origin: str,
@@ -101,11 +144,8 @@ def retry(
         NotFound: no such batch. UsageError: a batch of shadows.
     """
     shapes = retries.retryable(origin, job_ids=job_ids, tier=tier, drawn_by=drawn_by)
-    floor = sum(
-        row.jobs * tiers[_asked(tier or row.tier, tiers)].price(row.n, width=row.width, height=row.height)
-        for row in shapes
-    )
-    pictures = sum(row.jobs * row.n for row in shapes)
+    quoted = _quoted(shapes, tiers=tiers, tier=tier)
+    floor, pictures = quoted.floor_micro_usd, quoted.pictures
     rounds = retries.retry_rounds(origin)
     if not shapes and key is None:
         return Retry(
@@ -132,7 +172,7 @@ def retry(
         body_sha256=body,
         name=name,
         budget_micro_usd=budget_micro_usd,
-        jobs=sum(row.jobs for row in shapes),
+        jobs=quoted.jobs,
         limits=limits,
     )
     added = 0
@@ -163,6 +203,6 @@ def retry(
     )
 
 
-def _asked(tier: str | None, tiers: Tiers) -> str:
-    """Return the tier that prices a job at least; one that the tier file has no longer is waited for."""
-    return tier if tier is not None and tier in tiers.routed else tiers.edge
+def _known(tier: str | None, tiers: Tiers) -> str | None:
+    """Return the tier that a job asks for; one that the tier file has no longer is waited for, unpriced."""
+    return tier if tier is not None and tier in tiers.routed else None

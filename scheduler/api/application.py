@@ -21,7 +21,9 @@ from scheduler.api.lookout import Lookout
 from scheduler.api.ours import ROUTERS
 from scheduler.api.ours.events import Feed
 from scheduler.api.ours.previews import oracle_of
+from scheduler.api.pages import warmth
 from scheduler.api.pages.routes import add_pages
+from scheduler.api.pages.standing import Standing
 from scheduler.clerk import Clerk
 from scheduler.picture_links import PURPOSE, PictureLinks
 
@@ -40,8 +42,9 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     clerk = Clerk(repository, settings)
 
     @asynccontextmanager
-    async def served(_: FastAPI) -> AsyncIterator[None]:
+    async def served(application: FastAPI) -> AsyncIterator[None]:
         clerk.start()
+        warmth.begin(application)
         yield
         await run_in_threadpool(clerk.stop)
 
@@ -61,7 +64,8 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     application.state.doorkeeper = Doorkeeper(repository)
     application.state.limits = Limits(settings.api_requests_per_minute)
     application.state.lookout = Lookout(repository)
-    application.state.feed = Feed(repository)
+    application.state.standing = Standing(repository=repository)
+    application.state.feed = Feed(application.state.standing.of)
     application.state.oracle = oracle_of(settings, repository)
     application.state.crowd = {}  # key -> its requests that wait for pictures
     application.state.exposition = metrics.Exposition(repository, settings)

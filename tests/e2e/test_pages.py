@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from db.keys import Role
+from routet2i.tiers import packaged, read_tiers
+from scheduler.api.pages.rendering import money
 from tests.pages import seeding
 from tests.pages.seeding import Drawing, Wanted
 from tests.pages.site import NO_BROWSER, Site, browser_path, site
@@ -16,6 +19,13 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.skipif(browser_path() is None, reason=NO_BROWSER)
 
 HOSTILE = '<img src=x onerror="document.title=1"> <script>document.title=1</script> {{ 7 * 7 }} a red circle'
+FINGER = 44  # pixels
+SMALL = """least => [...document.querySelectorAll("a, button, input, select, summary")]
+    .filter(one => one.checkVisibility() && !one.matches(".skip, .batch h3 a")) // the whole card is its link
+    .map(one => [one, (one.matches("[type=checkbox], [type=radio]") ? one.closest("label") : one)
+        .getBoundingClientRect()])
+    .filter(([, box]) => box.width < least || box.height < least)
+    .map(([one, box]) => `${one.outerHTML.slice(0, 80)} ${box.width} x ${box.height}`)"""
 WIDTHS = {"phone": (390, 844), "wide": (1440, 900)}
 
 
@@ -29,6 +39,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         Wanted(name="done", jobs=80, failed=0.1, shadows=0.3),
         Wanted(name="running", jobs=160, done=0.4, client="ann", hours_ago=0.3),
         Wanted(name="<b>bold</b>", jobs=40, client="mallory", hours_ago=2),
+        Wanted(name="to be held", jobs=60, done=0.2, hours_ago=0.1),
+        Wanted(name="to be mended", jobs=60, failed=0.2, hours_ago=0.8),
     ]
     with site(home, wanted, [*known, hostile]) as made:
         yield made
@@ -44,6 +56,11 @@ def chromium() -> Iterator[Any]:
 
 
 Open = Callable[..., Any]
+
+
+def packaged_price(tier: str) -> int:
+    """Return what a picture costs, micro-dollars."""
+    return read_tiers(packaged("pocket"))[tier].price(1)
 
 
 @pytest.fixture
@@ -86,7 +103,7 @@ def pages_of(shown: Site) -> dict[str, str]:
     from db.gallery import Wish
     from routet2i.contracts import JobState
 
-    engine, (done, running, _) = shown.repository.engine, shown.batches
+    engine, (done, running, *_) = shown.repository.engine, shown.batches
     both = gallery.gallery(engine, Wish(batch_id=done, shadowed=True)).cards[0]
     failed = gallery.gallery(engine, Wish(batch_id=done, state=JobState.FAILED)).cards[0]
     queued = gallery.gallery(engine, Wish(batch_id=running, state=JobState.QUEUED)).cards[0]
@@ -101,6 +118,7 @@ def pages_of(shown: Site) -> dict[str, str]:
         "queued job": f"/jobs/{queued.job_id}",
         "drift": "/drift",
         "budgets": "/budgets",
+        "a question": f"/batches/{done}/ask/reroute",
     }
 
 
@@ -115,13 +133,15 @@ def test_every_page_is_accessible_and_fits_its_screen(
     page = open_page("/", screen=screen, color_scheme=theme)
     for name, path in pages_of(shown).items():
         page.goto(path)
-        for summary in page.locator("details:not(.action) > summary").all():
-            summary.click()
+        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true })")
         # When axe-core looks at it, then it has nothing to say
         found = Axe().run(page)
         assert found.violations_count == 0, f"{name}: {found.generate_report()}"
         # And nothing sticks out to the right
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+        # And on a phone, a finger hits whatever can be pressed
+        if screen == "phone":
+            assert page.evaluate(SMALL, FINGER) == [], name
         # And every picture that is in sight came
         broken = "images => images.filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
         assert page.locator("img").evaluate_all(broken) == [], name
@@ -221,40 +241,282 @@ def test_the_chosen_theme_stays(open_page: Open) -> None:
     assert page.get_by_role("button", name="Dark theme").get_attribute("aria-pressed") == "true"
 
 
-def test_progress_moves_without_a_click_and_cancelling_ends_it(open_page: Open, shown: Site) -> None:
-    # Given somebody who watches a running batch
-    running = shown.batches[1]
-    watching = open_page(f"/batches/{running}")
-    progress = watching.get_by_role("region", name="Progress")
-    assert progress.get_by_text("running", exact=True).is_visible()
-    # When somebody else cancels it
-    acting = open_page(f"/batches/{running}")
-    acting.get_by_text("Cancel", exact=True).first.click()
-    acting.get_by_role("button", name="Cancel").click()
-    acting.wait_for_url("**did=cancelled*")
-    assert re.search(r"\d+ jobs cancelled", acting.get_by_role("status").first.inner_text())
-    # Then the first one sees it, without having touched anything
-    progress.get_by_text("stopping", exact=True).wait_for()
+def rows(shown: Site, statement: str, **given: Any) -> list[tuple[Any, ...]]:
+    """Ask the database behind the pages."""
+    with shown.repository.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement), given)]
 
 
-def test_pages_work_without_scripts(open_page: Open, shown: Site) -> None:
+def question(page: Any, link: str) -> Any:
+    """Press what asks first, and return the dialog."""
+    page.get_by_role("link", name=link, exact=True).first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    return dialog
+
+
+def said(page: Any, did: str) -> str:
+    """Return what a page says after something was done, by the region that is read aloud."""
+    notice = page.locator("[data-notice]")
+    notice.wait_for()
+    page.locator("#said:not(:empty)").wait_for(state="attached")
+    assert page.locator("#said").get_attribute("role") == "status"
+    assert page.locator("#said").inner_text() == notice.inner_text()
+    # and neither the address nor the way back says it again
+    assert f"did={did}" not in page.url
+    return str(notice.inner_text())
+
+
+def test_a_question_can_be_left_by_button_by_escape_and_beside_it(open_page: Open, shown: Site) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    held = shown.batches[3]
+    page = open_page(f"/batches/{held}")
+    for leave in ("button", "escape", "beside"):
+        # Given the question whether to cancel
+        dialog = question(page, "Cancel")
+        assert "cannot be undone" in dialog.inner_text()
+        assert dialog.get_by_role("heading").inner_text() == "Cancel to be held?"
+        assert Axe().run(page).violations_count == 0
+        # When it is left
+        if leave == "button":
+            dialog.get_by_role("link", name="Leave it").click()
+        elif leave == "escape":
+            page.keyboard.press("Escape")
+        else:
+            page.mouse.click(5, 5)
+        dialog.wait_for(state="hidden")
+        # Then the button that asked has the focus again, and nothing was done
+        assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    assert rows(shown, "SELECT state FROM batch WHERE id = :id", id=held) == [("open",)]
+
+
+def test_a_batch_is_paused_and_resumed(open_page: Open, shown: Site) -> None:
+    held = shown.batches[3]
+    page = open_page(f"/batches/{held}")
+    # When it is paused with a reason
+    dialog = question(page, "Pause")
+    dialog.get_by_label("Why").fill("wrong prompts?")
+    dialog.get_by_role("button", name="Pause").click()
+    # Then the page and the database say so
+    assert "queued jobs wait" in said(page, "paused_batch")
+    assert "wrong prompts?" in page.locator(".held").inner_text()
+    ((kind, name, who, reason),) = rows(shown, "SELECT kind, name, who, reason FROM pause")
+    assert (kind, name, reason) == ("batch", held, "wrong prompts?")
+    assert re.fullmatch(r"key \S+", who)
+    # And it is resumed by one press
+    page.get_by_role("button", name="Resume").click()
+    assert "decide its jobs again" in said(page, "resumed_batch")
+    assert rows(shown, "SELECT * FROM pause") == []
+    assert page.locator(".held").count() == 0
+
+
+def test_an_administrator_pauses_and_resumes_a_tier(open_page: Open, shown: Site) -> None:
+    page = open_page("/")
+    cloud = page.get_by_role("article").filter(has_text="cloud")
+    cloud.get_by_role("link", name="Pause").click()
+    page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+    assert "no job" in said(page, "paused_tier")
+    assert rows(shown, "SELECT kind, name FROM pause") == [("tier", "cloud")]
+    cloud.get_by_role("button", name="Resume").click()
+    assert "jobs again" in said(page, "resumed_tier")
+    assert rows(shown, "SELECT * FROM pause") == []
+    # But who only submits has no such button
+    other = open_page("/", role=Role.SUBMITTER)
+    assert other.get_by_role("article").get_by_role("link", name="Pause").count() == 0
+
+
+def test_what_failed_goes_to_the_cloud_for_the_price_that_was_shown(open_page: Open, shown: Site) -> None:
+    # Given a batch of which jobs failed, and the question what the cloud would cost
+    mended = shown.batches[4]
+    failed = rows(
+        shown,
+        """SELECT count(*) FROM job j JOIN outcome o ON o.job_id = j.id
+            WHERE j.batch_id = :id AND o.state = 'failed'""",
+        id=mended,
+    )[0][0]
+    page = open_page(f"/batches/{mended}")
+    dialog = question(page, "Draw on cloud")
+    price = packaged_price("cloud") * failed
+    assert f"{failed} pictures, {money(price)} in all" in dialog.inner_text()
+    # When it is answered with a limit of just that
+    dialog.get_by_label("that failed").check()
+    dialog.get_by_label("Limit in dollars").fill(f"{price / 1_000_000:.6f}")
+    dialog.get_by_role("button", name="Draw on cloud").click()
+    # Then a new batch of these jobs asks for the cloud tier, with that limit
+    assert f"{failed} jobs to be drawn" in said(page, "rerouted")
+    made = page.url.rsplit("/", 1)[1]
+    assert rows(shown, "SELECT retry_of, n_accepted FROM batch WHERE id = :id", id=made) == [(mended, failed)]
+    assert rows(shown, "SELECT tier, count(*) FROM job WHERE batch_id = :id GROUP BY tier", id=made) == [
+        ("cloud", failed)
+    ]
+    assert rows(shown, "SELECT lim FROM budget WHERE id = :id", id=f"batch:{made}") == [(price,)]
+    # And asked again, only what the edge drew is left to be chosen
+    page.goto(f"/batches/{mended}")
+    dialog = question(page, "Draw on cloud")
+    assert dialog.get_by_label("that failed").is_disabled()
+    assert dialog.get_by_label("that edge drew").is_checked()
+
+
+def test_one_job_of_the_edge_is_drawn_by_the_cloud_too(open_page: Open, shown: Site) -> None:
+    from db import gallery
+    from db.gallery import Wish
+    from routet2i.contracts import JobState
+
+    wish = Wish(batch_id=shown.batches[4], tier="edge", state=JobState.SUCCEEDED)
+    job_id = gallery.gallery(shown.repository.engine, wish).cards[0].job_id
+    page = open_page(f"/jobs/{job_id}")
+    dialog = question(page, "Draw on cloud")
+    assert f"1 picture, {money(packaged_price('cloud'))} in all" in dialog.inner_text()
+    dialog.get_by_role("button", name="Draw on cloud").click()
+    assert "1 job to be drawn" in said(page, "rerouted")
+    assert rows(shown, "SELECT tier FROM job WHERE retry_of = :id", id=job_id) == [("cloud",)]
+    # And its page says so, and offers it no more
+    page.goto(f"/jobs/{job_id}")
+    assert page.get_by_role("link", name="Draw on cloud").count() == 0
+
+
+def test_what_failed_is_tried_again_without_scripts(open_page: Open, shown: Site) -> None:
     # Given a browser that runs none
-    page = open_page(f"/batches/{shown.batches[0]}", java_script_enabled=False)
-    # When a filter is sent, a menu opened and what failed is tried again
+    done = shown.batches[0]
+    page = open_page(f"/batches/{done}", java_script_enabled=False)
+    # When a filter is sent, and what failed is tried again
     page.get_by_role("combobox", name="Tier").select_option("edge")
     page.get_by_role("button", name="Show").click()
     assert set(page.locator(".shot .chip.t-edge").all_inner_texts()) == {"edge"}
-    page.get_by_text("Retry failed").first.click()
-    page.get_by_label("Budget in dollars").fill("1.50")
-    page.get_by_role("button", name="Retry failed").click()
-    # Then the new batch says so
+    page.get_by_role("link", name="Retry failed").click()
+    assert page.get_by_role("heading", level=1).inner_text() == "Retry what failed?"
+    page.get_by_label("Limit in dollars").fill("1.50")
+    page.get_by_role("button", name="Retry").click()
+    # Then the new batch says so, and the database has it
     assert "to be tried again" in page.get_by_role("status").first.inner_text()
-    assert page.get_by_role("heading", level=1).inner_text() != "done"
+    made = re.search(r"/batches/([0-9a-f-]{36})", page.url)
+    assert made is not None
+    assert rows(shown, "SELECT retry_of FROM batch WHERE id = :id", id=made[1]) == [(done,)]
+    assert rows(shown, "SELECT lim FROM budget WHERE id = :id", id=f"batch:{made[1]}") == [(1_500_000,)]
+
+
+def a_queued_job(shown: Site, batch_id: str) -> str:
+    statement = "SELECT id FROM job WHERE batch_id = :id AND state = 'queued' ORDER BY seq DESC LIMIT 1"
+    return str(rows(shown, statement, id=batch_id)[0][0])
+
+
+@pytest.mark.parametrize("screen", WIDTHS)
+def test_progress_comes_by_itself_and_nothing_moves_or_flickers(
+    open_page: Open, shown: Site, screen: str
+) -> None:
+    # Given somebody who watches a running batch, told of changes by the server
+    running = shown.batches[1]
+    with_events: list[str] = []
+    page = open_page("/budgets", screen=screen)
+    page.on("request", lambda one: with_events.append(one.url) if one.url.endswith("/events") else None)
+    page.goto(f"/batches/{running}")
+    page.wait_for_load_state()
+    page.wait_for_timeout(500)
+    assert len(with_events) == 1
+    page.evaluate(
+        """() => { document.querySelector(".tile .big b").kept = true; window.shifted = 0;
+            new PerformanceObserver(list => list.getEntries().forEach(one => { window.shifted += one.value }))
+                .observe({type: "layout-shift"}) }"""
+    )
+    page.get_by_role("link", name="Cancel", exact=True).focus()
+    # When a job is cancelled elsewhere
+    before = rows(
+        shown,
+        """SELECT count(*) FROM job j JOIN outcome o ON o.job_id = j.id
+            WHERE j.batch_id = :id AND o.state = 'cancelled'""",
+        id=running,
+    )[0][0]
+    shown.repository.cancel_job(a_queued_job(shown, running))
+    # Then the page says so; what stood there still does, in its place, and so does the focus
+    progress = page.get_by_role("region", name="Progress")
+    progress.get_by_text(f"{before + 1} cancelled").wait_for()
+    assert page.evaluate("document.querySelector('.tile .big b').kept")
+    assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.shifted") < 0.001  # a second more may be a digit more
+
+
+def test_without_events_the_page_asks_now_and_then_but_not_while_nobody_looks(
+    open_page: Open, shown: Site
+) -> None:
+    # Given a network on which no event arrives
+    held = shown.batches[3]
+    page = open_page("/budgets")
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url) if one.url.endswith("/live") else None)
+    page.route("**/events", lambda route: route.fulfill(status=204, body=""))
+    page.goto(f"/batches/{held}")
+    # When a job is cancelled elsewhere, then the page says so all the same
+    progress = page.get_by_role("region", name="Progress")
+    was = rows(shown, "SELECT count(*) FROM job WHERE batch_id = :id AND state = 'queued'", id=held)[0][0]
+    shown.repository.cancel_job(a_queued_job(shown, held))
+    progress.get_by_text(f"{was - 1} queued").wait_for()
+    # And while the tab is hidden it asks nothing, and once it is shown again at once
+    hide = """hidden => { Object.defineProperty(document, "hidden", {get: () => hidden, configurable: true});
+        document.dispatchEvent(new Event("visibilitychange")) }"""
+    page.evaluate(hide, True)
+    page.wait_for_timeout(100)
+    asked.clear()
+    page.wait_for_timeout(4_500)
+    assert asked == []
+    with page.expect_request("**/live", timeout=1_000):
+        page.evaluate(hide, False)
+
+
+def test_cancelling_ends_a_batch_for_all_who_watch(open_page: Open, shown: Site) -> None:
+    # Given somebody who watches a running batch
+    held = shown.batches[3]
+    watching = open_page(f"/batches/{held}")
+    # When somebody else cancels it
+    acting = open_page(f"/batches/{held}")
+    question(acting, "Cancel").get_by_role("button", name="Cancel the batch").click()
+    assert re.search(r"\d+ jobs cancelled", said(acting, "cancelled"))
+    assert rows(shown, "SELECT state FROM batch WHERE id = :id", id=held) == [("cancelled",)]
+    assert rows(shown, "SELECT count(*) FROM job WHERE batch_id = :id AND state = 'queued'", id=held) == [
+        (0,)
+    ]
+    # Then the first one sees it, without having touched anything
+    watching.get_by_text("stopping", exact=True).wait_for()
+    assert watching.get_by_role("link", name="Pause", exact=True).count() == 0
+
+
+def test_filters_stand_in_the_address_and_the_way_back_brings_them_again(
+    open_page: Open, shown: Site
+) -> None:
+    # Given a gallery that was filtered twice, and sorted by what was predicted
+    done = shown.batches[0]
+    page = open_page(f"/batches/{done}")
+    page.get_by_label("Search").fill("100%_red\\ Ä")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**text=*")
+    assert page.get_by_text("No job fits.").is_visible()
+    page.get_by_label("Search").fill("RED")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**text=RED")
+    assert "red" in page.locator(".shot .prompt").first.inner_text().lower()
+    page.get_by_role("combobox", name="Sort by").select_option("prs")
+    page.wait_for_url("**sort=prs*")
+    scores = [float(one) for one in page.locator(".shot .line > .score").all_inner_texts()]
+    assert len(scores) > 3
+    assert scores == sorted(scores, reverse=True)
+    # When the browser goes back, then the form holds what the address does
+    page.go_back()
+    page.wait_for_url(lambda url: "sort=" not in url)
+    assert page.get_by_role("combobox", name="Sort by").input_value() == "line"
+    page.go_back()
+    page.wait_for_url("**text=100*")
+    assert page.get_by_label("Search").input_value() == "100%_red\\ Ä"
+    page.go_forward()
+    page.wait_for_url("**text=RED")
+    assert page.get_by_label("Search").input_value() == "RED"
 
 
 def test_who_may_only_look_sees_no_buttons(open_page: Open, shown: Site) -> None:
     page = open_page(f"/batches/{shown.batches[0]}", role=Role.AUDITOR, client="audit")
-    assert page.get_by_text("Retry failed").count() == 0
+    assert page.locator("[data-ask]").count() == 0
+    page.goto("/")
+    assert page.locator("[data-ask]").count() == 0
 
 
 def test_static_files_are_kept_for_ever(open_page: Open, shown: Site, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from sqlalchemy import Engine
 
 from db import dashboard, gallery
 from db.audit import batch_status
-from db.gallery import Card, Wish
+from db.dialects import run
+from db.gallery import PRS, Card, Wish
 from db.pairs import newest_pairs
 from db.repository import Repository
+from db.session import transaction
 from routet2i.contracts import SHADOW_CLIENT, JobState
 from routet2i.errors import NotFound
 from routet2i.tiers import packaged, read_tiers
@@ -106,6 +108,31 @@ def test_filters_are_joined(engine: Engine, batches: list[str]) -> None:
     assert {card.job_id for card in shown} == set(fitting)
 
 
+def test_a_range_of_one_score_stays_its_own_when_another_one_sorts(
+    engine: Engine, batches: list[str]
+) -> None:
+    shown = everything(
+        engine, Wish(batch_id=batches[0], metric="color", low=0.6, sort="detail", descending=True, limit=50)
+    )
+    every = everything(engine, Wish(batch_id=batches[0], state=JobState.SUCCEEDED, limit=50))
+    fitting = [card for card in every if card.picture and card.picture.scores["color"] >= 0.6]
+    assert 0 < len(fitting) < len(every)
+    assert {card.job_id for card in shown} == {card.job_id for card in fitting}
+    assert values(shown, "detail") == sorted(values(fitting, "detail"), reverse=True)
+
+
+def test_predicted_prs_sorts_and_chooses_what_is_decided(engine: Engine, batches: list[str]) -> None:
+    # When a running batch is sorted by what was predicted, and half of it is chosen
+    sorted_ = everything(engine, Wish(batch_id=batches[1], sort=PRS, descending=True, limit=9))
+    chosen = everything(engine, Wish(batch_id=batches[1], metric=PRS, high=0.5, limit=9))
+    # Then every decided job is there, drawn or not, and no other
+    every = everything(engine, Wish(batch_id=batches[1], limit=50))
+    decided = [card for card in every if card.prs is not None]
+    assert 0 < len(decided) < len(every)
+    assert [card.prs for card in sorted_] == sorted((card.prs for card in decided), reverse=True)
+    assert [card.job_id for card in chosen] == [card.job_id for card in decided if card.prs <= 0.5]
+
+
 @pytest.mark.parametrize("text", ["%", "_", "\\", "shape-0001", "'; DROP TABLE job; --"])
 def test_search_takes_text_by_the_letter(engine: Engine, batches: list[str], text: str) -> None:
     shown = everything(engine, Wish(batch_id=batches[0], text=text, limit=50))
@@ -113,6 +140,54 @@ def test_search_takes_text_by_the_letter(engine: Engine, batches: list[str], tex
     assert [card.job_id for card in shown] == [
         card.job_id for card in every if text in card.prompt or text in card.custom_id
     ]
+
+
+ODD = (
+    "100% _plain_ \\ back",
+    "ÄPFEL und Straße",
+    "äpfel [und] straSSE",
+    "apfel *?^-]",
+    "ЁЖ и ёлка",
+    "a^b]c-d",
+    "猫 and 🐱, 50%ä_x",
+    "İstanbul",
+)
+
+
+SEARCHED = (
+    *ODD,
+    *("äPFEL", "Ё", "ёж", "100%", "_", "\\ b", "[ä", "ß", "ä[", "*?", "^-", "]c", "猫", "🐱", "%Ä_", "ä%"),
+    "i\u0307",
+)
+
+
+def test_search_knows_both_cases_of_every_letter_and_no_wildcard(engine: Engine, batches: list[str]) -> None:
+    # Given prompts with letters of other alphabets and with what patterns are made of
+    with transaction(engine) as connection:
+        for line, prompt in enumerate(ODD, start=1):
+            run(
+                connection,
+                "UPDATE job SET prompt = :prompt WHERE batch_id = :id AND seq = :line",
+                {"prompt": prompt, "id": batches[0], "line": line},
+            )
+    for text in SEARCHED:
+        # When a text is searched for
+        shown = everything(engine, Wish(batch_id=batches[0], text=text, limit=50))
+        # Then just those prompts are found that contain it letter by letter, each in any case
+        found = {card.line_no for card in shown if card.line_no <= len(ODD)}
+        assert found == {line for line, prompt in enumerate(ODD, start=1) if _contains(prompt, text=text)}, (
+            text
+        )
+
+
+def _contains(prompt: str, *, text: str) -> bool:
+    return any(
+        all(
+            one == other or other in (one.lower(), one.upper())
+            for one, other in zip(text, prompt[start : start + len(text)], strict=True)
+        )
+        for start in range(len(prompt) - len(text) + 1)
+    )
 
 
 def test_jobs_that_both_tiers_drew_bring_both_pictures(engine: Engine, batches: list[str]) -> None:

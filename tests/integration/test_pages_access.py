@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from starlette.testclient import TestClient
 
 from db import gallery
@@ -12,10 +12,14 @@ from db.audit import batch_status
 from db.gallery import Card, Wish
 from db.keys import Role
 from db.repository import Repository
+from db.session import make_engine
 from routet2i.contracts import JobState
 from routet2i.settings import Settings
+from routet2i.tiers import packaged, read_tiers
 from scheduler.api.application import make_application
 from scheduler.api.callers import COOKIE
+from scheduler.api.pages import warmth
+from scheduler.api.pages.rendering import money
 from scheduler.api.pages.standing import Standing
 from tests.pages import seeding
 from tests.pages.seeding import Wanted, seed
@@ -71,11 +75,20 @@ def test_another_clients_things_do_not_exist(batches: tuple[Repository, list[str
         f"/jobs/{bobs_job}/pictures/0/whole",
         f"/jobs/{bobs_job}/pictures/0/small",
         "/drift",
+        *(f"/batches/{bobs}/ask/{act}" for act in ("pause", "cancel", "retry", "reroute")),
+        *(f"/jobs/{bobs_job}/ask/{act}" for act in ("cancel", "retry", "reroute")),
     ]
     # Then nothing is there
     assert {path: ann.get(path).status_code for path in paths} == dict.fromkeys(paths, 404)
-    for path in (f"/batches/{bobs}/cancel", f"/batches/{bobs}/retry", f"/jobs/{bobs_job}/retry"):
-        assert ann.post(path).status_code == 404
+    acts = [f"/batches/{bobs}/{act}" for act in ("pause", "resume", "cancel", "retry", "reroute")]
+    acts += [f"/jobs/{bobs_job}/{act}" for act in ("cancel", "retry", "reroute")]
+    for path in acts:
+        assert ann.post(path, data={"which": "failed"}).status_code == 404, path
+    # And a tier is not hers to pause
+    assert ann.get("/tiers/cloud/ask/pause").status_code == 403
+    for act in ("pause", "resume"):
+        assert ann.post(f"/tiers/cloud/{act}").status_code == 403
+    assert repository.pauses() == []
     assert "bob" not in ann.get("/").text + ann.get("/budgets").text
     # But her own, and her jobs' shadows, are
     own = a_card(repository, anns, shadowed=True)
@@ -89,7 +102,11 @@ def test_looking_is_not_acting(batches: tuple[Repository, list[str]], visit: Vis
     repository, (anns, _) = batches
     auditor = visit(Role.AUDITOR, "eve")
     assert auditor.get(f"/batches/{anns}").status_code == 200
-    assert auditor.post(f"/batches/{anns}/cancel").status_code == 403
+    for act in ("pause", "resume", "cancel", "retry", "reroute"):
+        assert auditor.post(f"/batches/{anns}/{act}", data={"which": "edge"}).status_code == 403
+        assert auditor.get(f"/batches/{anns}/ask/{act}").status_code == (400 if act == "resume" else 403)
+    assert auditor.post("/tiers/cloud/pause").status_code == 403
+    assert repository.pauses() == []
     assert auditor.post("/budgets/resume", data={"tier": "cloud", "reason": "x"}).status_code == 403
     assert batch_status(repository.engine, anns).state == "open"
 
@@ -100,8 +117,10 @@ def test_another_sites_page_can_press_no_button(
 ) -> None:
     repository, (_anns, bobs) = batches
     admin = visit(Role.ADMIN, origin=origin)
-    for path in (f"/batches/{bobs}/cancel", "/logout"):
-        assert admin.post(path).status_code == 403
+    acts = [f"/batches/{bobs}/{act}" for act in ("pause", "resume", "cancel", "retry", "reroute")]
+    for path in (*acts, "/tiers/cloud/pause", "/tiers/cloud/resume", "/logout"):
+        assert admin.post(path, data={"which": "failed"}).status_code == 403
+    assert repository.pauses() == []
     assert admin.post("/login", data={"key": "x"}).status_code == 403
     assert batch_status(repository.engine, bobs).state == "open"
 
@@ -130,6 +149,45 @@ def test_cancelling_and_retrying_do_what_the_commands_do(
     wrong = admin.post(f"/batches/{anns}/retry", data={"budget": "two"})
     assert wrong.status_code == 400
     assert "write e.g. 2.50" in wrong.text
+
+
+def test_a_question_says_what_the_answer_will_cost(
+    batches: tuple[Repository, list[str]], visit: Visit
+) -> None:
+    # Given a batch of which jobs failed
+    repository, (anns, bobs) = batches
+    admin, tiers = visit(Role.ADMIN), read_tiers(packaged("pocket"))
+    failed = batch_status(repository.engine, anns).by_state[JobState.FAILED]
+    # When it is asked what trying again would cost, then the least and the most are told
+    least, most = (money(failed * tiers[name].price(1)) for name in (tiers.edge, tiers.cloud))
+    asked = admin.get(f"/batches/{anns}/ask/retry").text
+    assert f"{failed} pictures, from {least} to {most}" in asked
+    # And once it was done, that nothing is left
+    assert admin.post(f"/batches/{anns}/retry").status_code == 303
+    again = admin.get(f"/batches/{anns}/ask/retry").text
+    assert "Nothing failed that was not tried again" in again
+    assert '<button class="button primary">' not in again
+    # And a tier that is none, or a question that is none, is no page
+    assert admin.get("/tiers/nope/ask/pause").status_code == 404
+    assert admin.get(f"/batches/{bobs}/ask/explode").status_code == 400
+    assert admin.post(f"/batches/{bobs}/reroute", data={"which": "all"}).status_code == 400
+
+
+def test_pages_are_warm_before_the_first_visitor_comes(
+    batches: tuple[Repository, list[str]], tmp_path: Path
+) -> None:
+    # Given a server that has just started
+    repository, (anns, _) = batches
+    application = make_application(Settings(home=tmp_path), repository)
+    warmth.begin(application).join()
+    # When a complete batch's figures are wanted, then the database is not asked
+    asked: list[str] = []
+    event.listen(repository.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    assert application.state.standing.of(anns).complete
+    assert asked == []
+    # And one that cannot be asked at all keeps nobody from starting
+    nowhere = Repository(make_engine(f"sqlite+pysqlite:///{tmp_path / 'no' / 'database'}"))
+    warmth.begin(make_application(Settings(home=tmp_path), nowhere)).join()
 
 
 def test_errors_are_pages_and_strangers_are_asked_to_sign_in(

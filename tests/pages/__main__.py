@@ -1,8 +1,8 @@
 """`python -m tests.pages`: how long a page takes with 100,000 jobs; writes `reports/pages.json`.
 
 Each page is asked for over HTTP as a browser would, by a new process' first visitor and again, on both
-databases; the figure is the time until its last byte. `--screens FOLDER` draws the pages instead, on a phone
-and a wide screen in both themes.
+databases; the figure is the time until its last byte. `--screens FOLDER` draws some of them instead, on
+a phone and a wide screen, light and dark.
 """
 
 import argparse
@@ -109,8 +109,12 @@ def addresses(shown: Site) -> Mapping[str, str]:
         "... by tier, range, text and score": (
             f"/batches/{large}?sort=detail&tier=edge&text=red&metric=color&low=0.4"
         ),
+        "... sorted by predicted PRS": f"/batches/{large}?sort=prs",
         "... drawn by both tiers": f"/batches/{large}?both=1",
+        "... drawn by both tiers, sorted by a score": f"/batches/{large}?both=1&sort=alignment",
         "... by a text that nothing has": f"/batches/{large}?text=zzzz",
+        "... by a text of other letters": f"/batches/{large}?text=%C3%A4zz",
+        "... and what the cloud would cost": f"/batches/{large}/ask/reroute",
         "a job": f"/jobs/{job}",
         "drift": "/drift",
         "budgets": "/budgets",
@@ -120,7 +124,8 @@ def addresses(shown: Site) -> Mapping[str, str]:
 def figures(shown: Site, *, database: str, jobs: int) -> Iterator[Figure]:
     """Visit every page, and yield a figure for each."""
     with httpx2.Client(base_url=shown.url, cookies={COOKIE: shown.key(Role.ADMIN)}, timeout=60) as client:
-        client.get("/login")  # templates are compiled once per process
+        shown.warm()
+        client.get("/healthz")  # what the client itself needs
         for name, path in addresses(shown).items():
             first, *others = [_milliseconds(client, path) for _ in range(TIMES + 1)]
             middle = statistics.median(wall for wall, _ in others)

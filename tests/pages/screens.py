@@ -5,6 +5,7 @@ The pictures in them are the shape world's own drawings of a seeded home. It kno
 
 import io
 from pathlib import Path
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -17,8 +18,9 @@ from tests.pages.seeding import Wanted, drawings, store_of
 from tests.pages.site import Site, browser, site
 
 SCREENS = {390: 844, 1440: 900}  # pixels, width and height
-THEMES = ("light", "dark")
-COLOURS = 128  # of a file: small enough for a repository
+Theme = Literal["light", "dark"]
+COLOURS = 256  # of a file: small enough for a repository
+SETTLED_MS = 600
 CHOICE = [
     Wanted(
         name="classroom set", jobs=60, client="school", hours_ago=30, failed=0, budget_micro_usd=4_000_000
@@ -46,18 +48,19 @@ def draw(home: Path, *, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     with site(home, CHOICE, drawings(store_of(home), count=80)) as shown, browser() as started:
         key = shown.key(Role.ADMIN)
-        for width, height in SCREENS.items():
-            for theme in THEMES:
-                context = started.new_context(
-                    base_url=shown.url, viewport={"width": width, "height": height}, color_scheme=theme
-                )
-                context.add_cookies([{"name": COOKIE, "value": key, "url": shown.url}])
-                page = context.new_page()
-                for name, path in looks(shown).items():
-                    page.goto(path)
-                    page.wait_for_load_state("networkidle")
-                    _write(page.screenshot(), into / f"{name}-{width}-{theme}.png")
-                context.close()
+        for (name, width, theme), path in looks(shown).items():
+            context = started.new_context(
+                base_url=shown.url, viewport={"width": width, "height": SCREENS[width]}, color_scheme=theme
+            )
+            context.add_cookies([{"name": COOKIE, "value": key, "url": shown.url}])
+            page = context.new_page()
+            page.goto(path)
+            if name == "question":
+                page.get_by_role("link", name="Draw on cloud").click()
+                page.get_by_role("dialog").wait_for()
+            page.wait_for_timeout(SETTLED_MS)  # a page that listens to events is never idle
+            _write(page.screenshot(), into / f"{name}-{width}-{theme}.png")
+            context.close()
 
 
 def draw_flower(folder: Path, *, into: Path) -> None:
@@ -79,22 +82,42 @@ def draw_flower(folder: Path, *, into: Path) -> None:
         _write(page.screenshot(), into / "flower-workers-1440.png")
 
 
-def looks(shown: Site) -> dict[str, str]:
-    """Return the pages to be drawn."""
+def looks(shown: Site) -> dict[tuple[str, int, Theme], str]:
+    """Return the pages to be drawn, by name, width and theme: few, for they are kept with the sources."""
     _, _, shapes, draft = shown.batches
     both = gallery.gallery(
         shown.repository.engine, Wish(batch_id=shapes, shadowed=True, sort="alignment")
     ).cards[0]
-    return {
+    pairs = f"/batches/{shapes}?both=1&sort=alignment"
+    everywhere = {
         "batches": "/",
         "running": f"/batches/{draft}",
-        "gallery": f"/batches/{shapes}?both=1&sort=alignment#gallery",
+        "gallery": pairs,
         "job": f"/jobs/{both.job_id}",
-        "drift": "/drift",
-        "budgets": "/budgets",
     }
+    once: dict[tuple[str, int, Theme], str] = {
+        ("gallery", 390, "light"): f"{pairs}#gallery",  # below the batch, which fills a phone
+        ("gallery", 390, "dark"): f"{pairs}#gallery",
+        ("question", 390, "light"): f"/batches/{shapes}",
+        ("budgets", 1440, "light"): "/budgets",
+        ("drift", 1440, "light"): "/drift",
+    }
+    four = {
+        (name, width, theme): path
+        for name, path in everywhere.items()
+        for width in SCREENS
+        for theme in get_args(Theme)
+    }
+    return four | once
 
 
 def _write(png: bytes, path: Path) -> None:
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    """Write a picture in few colours: the commonest as they are, for they are the page's own."""
+    with Image.open(io.BytesIO(png)) as opened:
+        picture = opened.convert("RGB")
+    counted = sorted(picture.getcolors(picture.width * picture.height) or (), reverse=True)
+    own = [channel for _, colour in counted[: COLOURS // 2] for channel in colour]
+    others = picture.quantize(COLOURS - len(own) // 3).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((own + others)[: 3 * COLOURS])
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -37,6 +37,12 @@ class Site:
     repository: Repository
     batches: Sequence[str]  # ids, in the order they were wanted
 
+    def warm(self) -> None:
+        """Wait until the server has done what it does before its first visitor comes."""
+        for thread in threading.enumerate():
+            if thread.name == "warmth":
+                thread.join()
+
     def key(self, role: Role, client: str = "default") -> str:
         """Return a new key's secret."""
         secret = f"rt2i-{client}-{role.value}"
@@ -70,9 +76,7 @@ def site(home: Path, wanted: Sequence[Wanted], known: Sequence[Drawing], *, url:
 def served(settings: Settings, repository: Repository) -> Iterator[str]:
     """Serve an application on a free port of loopback, and yield its address."""
     server = uvicorn.Server(
-        uvicorn.Config(
-            make_application(settings, repository), port=0, log_config=None, access_log=False, lifespan="off"
-        )
+        uvicorn.Config(make_application(settings, repository), port=0, log_config=None, access_log=False)
     )
     thread = threading.Thread(target=server.run, name="site")
     thread.start()

@@ -6,7 +6,7 @@ who listen to one batch in this process share one question to the database a sec
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,9 +16,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from db import audit
 from db.audit import BatchStatus
-from db.repository import Repository
 from routet2i.errors import RouteT2IError
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller
@@ -43,8 +41,14 @@ class _Look:
 class Feed:
     """What this process has seen lately of the batches that somebody listens to."""
 
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
+    def __init__(self, count: Callable[[str], BatchStatus]) -> None:
+        """Begin with nobody listening.
+
+        Args:
+            count: where a batch stands now; raises what the database says. Whoever hears of a change and asks
+                it then must find nothing older.
+        """
+        self._count = count
         self._seen: dict[str, _Look] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self.listeners = 0
@@ -54,7 +58,7 @@ class Feed:
         async with self._turns.setdefault(batch_id, asyncio.Lock()):
             look = self._seen.get(batch_id)
             if look is None or time.monotonic() - look.at >= LOOK_SECONDS:
-                status = await run_in_threadpool(audit.batch_status, self._repository.engine, batch_id)
+                status = await run_in_threadpool(self._count, batch_id)
                 look = self._seen[batch_id] = _Look(at=time.monotonic(), status=status)
             return look.status
 

@@ -1,7 +1,7 @@
-"""The first page and a batch's own: progress, money, tiers, the gallery, and what can be done about it.
+"""The first page and a batch's own: progress, money, tiers, the gallery.
 
-It reads `db.dashboard` and `db.gallery` and acts through the repository and `scheduler.retrying`; what runs
-is sent once more as the piece of page it stands in, every other second.
+It reads `db.dashboard` and `db.gallery`; what runs is sent once more as the piece of page it stands in. What
+can be done about it is `scheduler.api.pages.actions`.
 """
 
 from collections.abc import Mapping
@@ -9,23 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import Form, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from db import dashboard, gallery
 from db.audit import BatchStatus, rejections
-from db.gallery import LINE, Wish
+from db.gallery import LINE, PRS, Wish
+from db.pauses import Pause, Paused
 from db.repository import Repository
 from routet2i.contracts import JobState
 from routet2i.heartbeat import LIVE_SECONDS
 from scheduler.api.callers import Caller
 from scheduler.api.pages import charts
-from scheduler.api.pages.amounts import micro_usd
-from scheduler.api.pages.frame import SEE_OTHER, Id, Visitor, changed_by, pages, shown_to
+from scheduler.api.pages.frame import SEE_OTHER, Id, Visitor, pages, shown_to
 from scheduler.api.pages.rendering import STATES, page
 from scheduler.api.pages.standing import Standing
-from scheduler.retrying import retry
-from scheduler.submit import queue_limits
 
 LISTED = 12  # batches of a page
 CARDS = 24  # jobs of a page: a multiple of every number of columns
@@ -43,6 +41,7 @@ class Row:
     parts: tuple[charts.Part, ...]  # of its progress bar
     spent: tuple[charts.Part, ...]  # of its budget
     share: float  # of its jobs that are final
+    paused: Pause | None
 
 
 def standing(request: Request) -> Standing:
@@ -51,7 +50,7 @@ def standing(request: Request) -> Standing:
     return found
 
 
-def row(status: BatchStatus) -> Row:
+def row(status: BatchStatus, *, paused: Pause | None) -> Row:
     """Return a batch with its bars."""
     whole = status.n_accepted or 1
     final = sum(count for state, count in status.by_state.items() if state.is_final)
@@ -63,6 +62,7 @@ def row(status: BatchStatus) -> Row:
             {"spent": status.spent_micro_usd, "reserved": status.reserved_micro_usd}, whole=limit or None
         ),
         share=1.0 if status.complete else final / whole,
+        paused=paused,
     )
 
 
@@ -75,12 +75,22 @@ def everything(request: Request, found: Caller, *, after: str | None) -> dict[st
         after=after,
         limit=LISTED + 1,
     )
+    held = pauses(request)
     return {
-        "rows": [row(standing(request).of(head.batch_id)) for head in heads[:LISTED]],
+        "rows": [
+            row(standing(request).of(head.batch_id), paused=held.get((Paused.BATCH, head.batch_id)))
+            for head in heads[:LISTED]
+        ],
         "more": heads[LISTED - 1].batch_id if len(heads) > LISTED else None,
         "flows": flows(request),
+        "resting": {name: one for (kind, name), one in held.items() if kind is Paused.TIER},
         "line": charts.line,
     }
+
+
+def pauses(request: Request) -> dict[tuple[Paused, str], Pause]:
+    """Return all that is paused."""
+    return {(one.kind, one.name): one for one in request.app.state.repository.pauses()}
 
 
 def flows(request: Request) -> list[dashboard.Flow]:
@@ -127,8 +137,8 @@ class Filters:
 
     def wish(self, batch_id: str, *, known: tuple[str, ...], tiers: Mapping[str, Any], after: str) -> Wish:
         """Return what is looked for; what the form cannot hold is left out."""
-        metric = self.metric if self.metric in known else None
-        sort = self.sort if self.sort in known else LINE
+        metric = self.metric if self.metric in (PRS, *known) else None
+        sort = self.sort if self.sort in (PRS, *known) else LINE
         return Wish(
             batch_id=batch_id,
             tier=self.tier if self.tier in tiers else None,
@@ -182,13 +192,17 @@ def own_batch(request: Request, found: Caller, batch_id: str) -> BatchStatus:
     return status
 
 
-def progress(request: Request, status: BatchStatus) -> dict[str, Any]:
+def progress(request: Request, found: Caller, status: BatchStatus) -> dict[str, Any]:
     """Return what a batch's live part shows."""
+    held = pauses(request)
     end = status.finished_at or datetime.now(UTC)
     seconds = (end - status.created_at).total_seconds()
     final = sum(count for state, count in status.by_state.items() if state.is_final)
     return {
-        "row": row(status),
+        "row": row(status, paused=held.get((Paused.BATCH, status.batch_id))),
+        "may_change": found.may_change(status.client),
+        "cloud": request.app.state.settings.read_tiers().cloud,
+        "client_paused": held.get((Paused.CLIENT, status.client)),
         "status": status,
         "final": final,
         "seconds": seconds,
@@ -246,12 +260,12 @@ def batch(
         fields=filters.fields(),
         chosen=CHOSEN,
         wish=wish,
+        order=f"{wish.sort}, {'lowest' if filters.up else 'highest'} first" if wish.sort != LINE else "",
         cards=shown.cards,
         next=None if shown.next is None else f"{shown.next[0]!r}_{shown.next[1]}",
         after=after,
         rejected=rejected[:REJECTED],
-        may_change=found.may_change(status.client),
-        **progress(request, status),
+        **progress(request, found, status),
     )
 
 
@@ -259,43 +273,7 @@ def batch(
 def batch_again(request: Request, found: Visitor, batch_id: Id) -> Response:
     """Send what changes on a batch's page."""
     status = own_batch(request, found, batch_id)
-    return page(request, "batch_live.html.j2", found, **progress(request, status))
-
-
-@router.post("/batches/{batch_id}/cancel")
-def cancel(request: Request, found: Visitor, batch_id: Id) -> Response:
-    """Cancel what is not final."""
-    changed_by(found, own_batch(request, found, batch_id).client, what=f"batch {batch_id}")
-    report = request.app.state.repository.cancel_batch(batch_id)
-    standing(request).forget(batch_id)
-    number = report.cancelled + report.running
-    return told(f"/batches/{batch_id}", "cancelled" if number else "nothing", number)
-
-
-@router.post("/batches/{batch_id}/retry")
-def retry_failed(
-    request: Request, found: Visitor, batch_id: Id, budget: Annotated[str, Form(max_length=30)] = ""
-) -> Response:
-    """Make a new batch of what failed."""
-    changed_by(found, own_batch(request, found, batch_id).client, what=f"batch {batch_id}")
-    return retried(request, batch_id, job_ids=None, budget=budget)
-
-
-def retried(request: Request, batch_id: str, *, job_ids: list[str] | None, budget: str) -> Response:
-    """Retry jobs and lead to their new batch."""
-    settings = request.app.state.settings
-    tiers = settings.read_tiers()
-    made = retry(
-        request.app.state.repository,
-        batch_id,
-        job_ids=job_ids,
-        tiers=tiers,
-        limits=queue_limits(settings),
-        budget_micro_usd=micro_usd(budget),
-    )
-    if made.batch_id is None:
-        return told(f"/batches/{batch_id}", "nothing", 0)
-    return told(f"/batches/{made.batch_id}", "retried" if made.jobs else "nothing", made.jobs)
+    return page(request, "batch_live.html.j2", found, **progress(request, found, status))
 
 
 def told(where: str, what: str, number: int) -> Response:

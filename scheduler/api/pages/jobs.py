@@ -3,20 +3,20 @@
 It reads `db.story` and `db.gallery`; what the words do is `scheduler.api.pages.words`, asked for on request.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Form, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from db import gallery
 from db.gallery import Card
 from db.story import JobStory, job_story
-from routet2i.contracts import JobState
+from routet2i.contracts import SHADOW_CLIENT, JobState
 from routet2i.errors import RouteT2IError
 from scheduler.api.callers import Caller
 from scheduler.api.pages import charts
-from scheduler.api.pages.batches import retried, standing, told
-from scheduler.api.pages.frame import Id, Visitor, changed_by, pages, shown_to
+from scheduler.api.pages.batches import standing
+from scheduler.api.pages.frame import Id, Visitor, pages, shown_to
 from scheduler.api.pages.rendering import page
 
 ATTEMPTS = 50  # shown; a job that was tried more often is ill
@@ -60,6 +60,7 @@ def job(request: Request, found: Visitor, job_id: Id, words: bool = False) -> Re
         may_change=found.may_change(story.client),
         may_cancel=not story.state.is_final,
         may_retry=story.state in (JobState.FAILED, JobState.CANCELLED) and story.retried_by is None,
+        elsewhere=elsewhere(request, story),
         attempts=story.attempts[-ATTEMPTS:],
         ledger=story.ledger[-LINES:],
         asked=words,
@@ -67,6 +68,13 @@ def job(request: Request, found: Visitor, job_id: Id, words: bool = False) -> Re
         unexplained=unexplained,
         **scores(request, card, batch_id=story.batch_id, predicted=story.predicted),
     )
+
+
+def elsewhere(request: Request, story: JobStory) -> str | None:
+    """Return the tier that may draw a job once more, the cloud; None = it may not, or has drawn it."""
+    cloud: str = request.app.state.settings.read_tiers().cloud
+    again = story.state.is_final and story.retried_by is None and story.client != SHADOW_CLIENT
+    return cloud if again and (story.state is not JobState.SUCCEEDED or story.tier != cloud) else None
 
 
 def scores(request: Request, card: Card, *, batch_id: str, predicted: Any) -> dict[str, Any]:
@@ -92,23 +100,3 @@ def scores(request: Request, card: Card, *, batch_id: str, predicted: Any) -> di
         for name in names
     ]
     return {"radar": charts.radar(names, series), "table": table, "sampled": sampled}
-
-
-@router.post("/jobs/{job_id}/cancel")
-def cancel(request: Request, found: Visitor, job_id: Id) -> Response:
-    """Cancel one job."""
-    story = own_job(request, found, job_id)
-    changed_by(found, story.client, what=f"job {job_id}")
-    was = request.app.state.repository.cancel_job(job_id)
-    standing(request).forget(story.batch_id)
-    return told(f"/jobs/{job_id}", "nothing" if was.is_final else "cancelled", int(not was.is_final))
-
-
-@router.post("/jobs/{job_id}/retry")
-def retry(
-    request: Request, found: Visitor, job_id: Id, budget: Annotated[str, Form(max_length=30)] = ""
-) -> Response:
-    """Make a new batch of this job, if it ended without success."""
-    story = own_job(request, found, job_id)
-    changed_by(found, story.client, what=f"job {job_id}")
-    return retried(request, story.batch_id, job_ids=[job_id], budget=budget)

@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from db.gallery import PRS
 from routet2i.contracts import JobState
 from scheduler.allocator import REASONS
 from scheduler.api.callers import Caller
@@ -32,6 +33,11 @@ DID = {  # what an action says on the page that it leads to
     "cancelled": "{n} cancelled; what a worker has stops before its next picture.",
     "retried": "{n} to be tried again, in this new batch.",
     "nothing": "There was nothing to do.",
+    "rerouted": "{n} to be drawn by the large tier, in this new batch.",
+    "paused_batch": "Paused: its queued jobs wait.",
+    "resumed_batch": "Resumed: windows decide its jobs again.",
+    "paused_tier": "Paused: windows give the tier no job.",
+    "resumed_tier": "Resumed: windows give the tier jobs again.",
     "resumed": "The tier may buy again.",
 }
 
@@ -49,7 +55,7 @@ def environment() -> Environment:
     made.filters.update(
         money=money, ago=ago, moment=moment, iso=iso, count=counted, percent=percent, span=span, jobs=jobs
     )
-    made.globals.update(address=address, states=STATES, reasons=REASONS, query=query)
+    made.globals.update(address=address, states=STATES, reasons=REASONS, query=query, PRS=PRS)
     return made
 
 
@@ -64,8 +70,10 @@ def page(
         values: of the template.
     """
     theme = request.cookies.get(THEME, "")
+    tiers = request.app.state.settings.read_tiers()
     told = request.query_params.get("did", "")
-    number = request.query_params.get("n", "")
+    number = request.query_params.get("n", "")[:9]
+    number = number if number.isdecimal() else "0"
     html = (
         environment()
         .get_template(template)
@@ -75,7 +83,8 @@ def page(
             path=request.url.path,
             theme=theme if theme in ("light", "dark") else "",
             flower=flower(request),
-            notice=DID[told].format(n=jobs(int(number) if number.isdecimal() else 0)) if told in DID else "",
+            tones={tiers.edge: "edge", tiers.cloud: "cloud"},
+            notice=DID[told].format(n=jobs(int(number))) if told in DID else "",
             **values,
         )
     )
