@@ -14,9 +14,10 @@ from db import endings, files, intake
 from db.dialects import run
 from db.files import Purpose
 from routet2i.contracts import OpenedBatch, QueueLimits, new_id
-from routet2i.errors import Conflict, NotFound
+from routet2i.errors import Conflict, NotFound, QueueFull
 
 PREFIX = "batch_"
+MOST_UNREAD = 1_000  # orders of a client whose files are not read yet: a clerk takes one after the other
 
 
 class State(StrEnum):
@@ -123,6 +124,20 @@ def create(connection: Connection, order: Order) -> tuple[ApiBatchRow, bool]:
     ).one_or_none()
     if file is None or file.sha256 is None:
         raise NotFound(f"no file {order.input_file_id} with lines of a batch; upload it with purpose=batch")
+    unread: int = run(
+        connection,
+        f"""SELECT count(*) FROM (
+                SELECT 1 FROM api_batch WHERE state IN {_OPEN} AND state = 'validating' AND client = :client
+                AND (CAST(:key AS text) IS NULL OR idem_key IS NULL OR idem_key <> :key)
+                LIMIT :most) AS unread""",  # noqa: S608 - a constant
+        {"client": order.client, "key": order.idem_key, "most": MOST_UNREAD},
+    ).scalar_one()
+    if unread >= MOST_UNREAD:
+        raise QueueFull(
+            f"{unread} batches of client {order.client} wait for their files to be read; send it later",
+            waiting=unread,
+            limit=MOST_UNREAD,
+        )
     batch_id = PREFIX + new_id().replace("-", "")
     created = run(
         connection,
@@ -159,8 +174,13 @@ def find(connection: Connection, batch_id: str) -> ApiBatchRow:
     """Return an order; see `Repository.find_order`."""
     row = run(connection, f"{SELECT} WHERE a.id = :id", {"id": batch_id}).one_or_none()
     if row is None:
-        raise NotFound(f"no batch {batch_id}; look what is there: GET /v1/batches")
+        raise gone(batch_id)
     return _order(row)
+
+
+def gone(batch_id: str) -> NotFound:
+    """Return what is said of an order that is not there, or that is not the asker's."""
+    return NotFound(f"no batch {batch_id}; look what is there: GET /v1/batches")
 
 
 def find_by_file(connection: Connection, file_id: str) -> ApiBatchRow:

@@ -186,6 +186,8 @@ class PostgresqlReader:
     def __init__(self, connection: Any) -> None:
         """Take a psycopg connection that nobody else uses."""
         self._connection = connection
+        # a superuser may read the server's files and end sessions: he asks as one who reads all tables
+        self._commands_all = connection.info.parameter_status("is_superuser") == "on"
         self._cancelled = threading.Event()
         connection.autocommit = True  # transactions are begun here, by their own words
 
@@ -197,7 +199,12 @@ class PostgresqlReader:
             raise UsageError(f"{_first_word(statement)[:20]} is refused; {READ_ONLY}")
         with self._told():
             self._connection.execute("ROLLBACK")
+            self._connection.execute(
+                "SELECT pg_advisory_unlock_all()"
+            )  # a question may take what our verbs need
             self._connection.execute("BEGIN READ ONLY")
+            if self._commands_all:
+                self._connection.execute("SET LOCAL ROLE pg_read_all_data")
             self._connection.execute(f"SET LOCAL statement_timeout = {QUESTION_SECONDS * 1000}")
             self._connection.execute("SELECT 1")  # from the first question on nothing makes it writable
         columns, rows = self._declared(statement) if _can_be_fetched(statement) else self._whole(statement)

@@ -79,11 +79,12 @@ def find(connection: Connection, file_id: str) -> FileRow:
         {"id": file_id},
     ).one_or_none()
     if row is None:
-        raise _gone(file_id)
+        raise gone(file_id)
     return _file(row)
 
 
-def _gone(file_id: str) -> NotFound:
+def gone(file_id: str) -> NotFound:
+    """Return what is said of a file that is not there, or that is not the asker's."""
     return NotFound(f"no file {file_id}; upload it, or look what is there: GET /v1/files")
 
 
@@ -121,7 +122,7 @@ def delete(connection: Connection, file_id: str) -> None:
         {"id": file_id},
     )
     if not deleted.rowcount:
-        raise _gone(file_id)
+        raise gone(file_id)
 
 
 # A file (f) whose bytes nobody will read again: it went, and what it went with was read

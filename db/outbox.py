@@ -16,9 +16,10 @@ from sqlalchemy import Connection
 from db.dialects import run
 from db.webhooks import find
 from routet2i.contracts import new_id
-from routet2i.errors import NotFound
+from routet2i.errors import NotFound, UsageError
 
 TEST = "webhook.test"
+MOST_TESTS = 10  # of one webhook that wait: whoever names a stranger's address floods nobody
 PAUSES_SECONDS = (5, 30, 120, 600, 3_600, 10_800, 21_600, 43_200)  # after each failed try; about a day in all
 CLAIM_SECONDS = 90.0  # longer than a try may take
 MAX_ERROR_CHARS = 300
@@ -102,6 +103,14 @@ def test(connection: Connection, webhook_id: str) -> str:
     webhook = find(connection, webhook_id)
     if webhook.ended_ms is not None:
         raise NotFound(f"webhook {webhook_id} was removed; type: routet2i webhook list")
+    waiting: int = run(
+        connection,
+        """SELECT count(*) FROM webhook_delivery
+            WHERE webhook_id = :id AND event = :event AND state = 'pending'""",
+        {"id": webhook_id, "event": TEST},
+    ).scalar_one()
+    if waiting >= MOST_TESTS:
+        raise UsageError(f"{waiting} tests of this webhook are under way; type: routet2i webhook deliveries")
     delivery_id = write(
         connection,
         webhook_id=webhook_id,

@@ -295,7 +295,12 @@ def upgrade(engine_or_url: Engine | str) -> None:
 
     engine = make_engine(engine_or_url) if isinstance(engine_or_url, str) else engine_or_url
     if engine.dialect.name == "sqlite" and engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(engine.url.database)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.touch(
+                mode=0o600
+            )  # a new one is its owner's alone: it holds prompts, and what signs webhooks
     try:
         _migrate(engine, lambda config: command.upgrade(config, "head"))
     finally:

@@ -5,6 +5,7 @@ It knows our exception tree and HTTP's numbers; which error a route raises is th
 
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -22,6 +23,8 @@ STATUS: tuple[tuple[type[errors.RouteT2IError], int, str], ...] = (  # the first
     (errors.ServiceUnavailable, 503, "unavailable"),
     (errors.SchemaMismatch, 503, "schema_mismatch"),
 )
+UNAVAILABLE = "the service cannot do this now, because of its database or disk; try again in a while"
+_log = structlog.get_logger(__name__)
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 FINAL = (402, 409)  # OpenAI's clients repeat a 409, which says the same again
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_long"}  # of what Starlette refuses
@@ -86,10 +89,8 @@ def install(application: FastAPI) -> None:
 
     @application.exception_handler(errors.RouteT2IError)
     def ours(_: Request, error: errors.RouteT2IError) -> JSONResponse:
-        for kind, status, code in STATUS:
-            if isinstance(error, kind):
-                return envelope(status, str(error), code=code)
-        return envelope(500, str(error), code="internal_error")
+        status, message, code = told(error)
+        return envelope(status, message, code=code)
 
     @application.exception_handler(RequestValidationError)
     def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -105,6 +106,17 @@ def install(application: FastAPI) -> None:
             code=CODES.get(error.status_code, "http_error"),
             headers=dict(error.headers or {}),
         )
+
+
+def told(error: errors.RouteT2IError) -> tuple[int, str, str]:
+    """Return status, sentence and code of an error of ours; where our database is, a log learns alone."""
+    for kind, status, code in STATUS:
+        if isinstance(error, kind):
+            if status != 503:
+                return status, str(error), code
+            _log.warning("unavailable", reason=str(error))
+            return status, UNAVAILABLE, code
+    return 500, str(error), "internal_error"
 
 
 def envelope(

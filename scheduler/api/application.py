@@ -28,25 +28,28 @@ from scheduler.clerk import Clerk
 from scheduler.picture_links import PURPOSE, PictureLinks
 
 TITLE = "RouteT2I"
+WARM_SECONDS = 10.0  # longest wait at the end for what was begun at the start
 SUMMARY = "Batch text-to-image with prompt-aware routing between a light and a large model under a budget."
 
 
-def make_application(settings: Settings, repository: Repository) -> FastAPI:
+def make_application(settings: Settings, repository: Repository, *, behind_proxy: bool = False) -> FastAPI:
     """Return the application of one deployment; nothing is opened or started yet.
 
     Args:
         settings: of the deployment; routes find them as `request.app.state.settings`.
         repository: of a database whose schema is ours; `request.app.state.repository`. The clerk
             (`request.app.state.clerk`) works from the server's start to its end.
+        behind_proxy: whoever seems to be of this machine is the proxy, and has no right of his own.
     """
     clerk = Clerk(repository, settings)
 
     @asynccontextmanager
     async def served(application: FastAPI) -> AsyncIterator[None]:
         clerk.start()
-        warmth.begin(application)
+        warming = warmth.begin(application)
         yield
         await run_in_threadpool(clerk.stop)
+        await run_in_threadpool(warming.join, WARM_SECONDS)
 
     application = FastAPI(
         title=TITLE,
@@ -61,6 +64,7 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     application.state.repository = repository
     application.state.clerk = clerk
     application.state.links = PictureLinks(lambda: repository.link_secret(PURPOSE))
+    application.state.behind_proxy = behind_proxy
     application.state.doorkeeper = Doorkeeper(repository)
     application.state.limits = Limits(settings.api_requests_per_minute)
     application.state.lookout = Lookout(repository)
@@ -68,6 +72,7 @@ def make_application(settings: Settings, repository: Repository) -> FastAPI:
     application.state.feed = Feed(application.state.standing.of)
     application.state.oracle = oracle_of(settings, repository)
     application.state.crowd = {}  # key -> its requests that wait for pictures
+    application.state.uploads = {}  # key -> its uploads that are under way
     application.state.exposition = metrics.Exposition(repository, settings)
     application.add_middleware(SmallBodies)
     application.add_middleware(RateHeaders)

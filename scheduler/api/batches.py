@@ -12,8 +12,9 @@ import orjson
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from db.api_batches import PREFIX, ApiBatchRow, Order, State
+from db.api_batches import PREFIX, ApiBatchRow, Order, State, gone
 from db.files import PREFIX as FILE_PREFIX
+from db.files import gone as no_file
 from db.repository import Repository
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
@@ -169,7 +170,9 @@ def create(
         except BadDeadline as error:
             raise Refused(400, str(error), code="deadline", param="deadline") from error
     file = repository.find_file(known_id(order.input_file_id, prefix=FILE_PREFIX, what="file"))
-    if not caller.may_see(file.client) or file.sha256 is None:
+    if not caller.may_see(file.client):
+        raise no_file(file.id)
+    if file.sha256 is None:
         raise Refused(
             404,
             f"no file {order.input_file_id} with lines of a batch; upload it with purpose=batch",
@@ -272,7 +275,7 @@ def _visible(request: Request, caller: Caller, batch_id: str) -> ApiBatchRow:
     """Return a batch that the caller may see; another one is as good as none."""
     found = _repository(request).find_order(known_id(batch_id, prefix=PREFIX, what="batch"))
     if not caller.may_see(found.client):
-        raise Refused(404, f"no batch {batch_id}", code="not_found")
+        raise gone(batch_id)
     return found
 
 

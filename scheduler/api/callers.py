@@ -1,24 +1,29 @@
 """Who calls: a key in the header `Authorization: Bearer`, or the cookie of a page; and what its role may do.
 
-It knows keys by their hash (`db.keys`) and roles; what a route shows to whom it asks the `Caller`. A key that
-was revoked is refused within `REMEMBERED_SECONDS`.
+It knows keys by their hash (`db.keys`) and roles; what a route shows to whom it asks the `Caller`. The
+database is asked for every good key again: a revoked one is refused at once, in each process.
 """
 
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from db.keys import KeyRow, Role, digest
+from db.keys import Role, digest
 from db.repository import Repository
 from scheduler.api.answers import Refused
 from scheduler.api.limits import STATE, Limits
 
+T = TypeVar("T")
+
 COOKIE = "routet2i_key"
-REMEMBERED_SECONDS = 5.0  # a key is asked of the database at most this often
+WRONG = "the key is unknown, was revoked or has expired; ask for one: routet2i key create"
+REMEMBERED_SECONDS = 5.0  # a wrong key is asked of the database at most this often
 REMEMBERED_KEYS = 10_000
+NEW_KEYS_A_MINUTE = 600  # that one address may try: nobody guesses 256 bits, but each try is a question
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,44 +59,66 @@ class Caller:
 
 
 class Doorkeeper:
-    """Knows for some seconds which keys were good."""
+    """Asks who has a key; an address that tries many is slowed down, but for keys that were good before."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._known: dict[str, tuple[float, KeyRow | None]] = {}
+        self._wrong: OrderedDict[str, float] = OrderedDict()  # hash -> when it was asked for
+        self._good: OrderedDict[str, None] = OrderedDict()  # hashes that were good once
+        self._tries = Limits(NEW_KEYS_A_MINUTE)
         self._lock = threading.Lock()
 
-    def admit(self, secret: str) -> Caller:
-        """Return who has this key; raises Refused with 401."""
+    def admit(self, secret: str, *, address: str = "") -> Caller:
+        """Return who has this key; raises Refused with 401, or 429 for too many wrong ones.
+
+        Args:
+            address: where the request comes from.
+        """
         hashed = digest(secret)
         now = time.monotonic()
         with self._lock:
-            found = self._known.get(hashed)
-        if found is None or now - found[0] > REMEMBERED_SECONDS:
-            found = now, self._repository.find_key(hashed)
-            with self._lock:
-                if len(self._known) >= REMEMBERED_KEYS:  # a flood of wrong ones
-                    self._known.clear()
-                self._known[hashed] = found
-        row = found[1]
+            asked = self._wrong.get(hashed)
+            is_new = hashed not in self._good
+        if asked is not None and now - asked <= REMEMBERED_SECONDS:
+            raise _unknown(WRONG)
+        if is_new:
+            verdict = self._tries.take(address)
+            if verdict is not None and not verdict.allowed:
+                raise Refused(
+                    429, "too many wrong keys come from your address", code="too_many_keys",
+                    headers={"Retry-After": verdict.headers["Retry-After"]},
+                )  # fmt: skip
+        row = self._repository.find_key(hashed)
+        with self._lock:
+            if row is None:
+                self._good.pop(hashed, None)
+                _remember(self._wrong, hashed, now)
+            else:
+                _remember(self._good, hashed, None)
         if row is None:
-            raise _unknown("the key is unknown, was revoked or has expired; ask for one: routet2i key create")
+            raise _unknown(WRONG)
+        if is_new:
+            self._tries.give_back(address)
         return Caller(key_id=row.id, client=row.client, role=row.role)
+
+
+def _remember(known: "OrderedDict[str, T]", hashed: str, value: T) -> None:
+    known[hashed] = value
+    while len(known) > REMEMBERED_KEYS:
+        known.popitem(last=False)
 
 
 def caller(request: Request) -> Caller:
     """Return who calls; raises Refused with 401, or 429 if it calls too often."""
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
-        secret = request.cookies.get(COOKIE, "")
-        if secret and request.method not in ("GET", "HEAD") and not from_our_page(request):
-            raise Refused(403, "this request comes from another site's page", code="foreign_origin")
+    secret, from_cookie = _secret(request)
+    if from_cookie and request.method not in ("GET", "HEAD") and not from_our_page(request):
+        raise Refused(403, "this request comes from another site's page", code="foreign_origin")
     if not secret:
         raise _unknown(
             "send a key: Authorization: Bearer KEY; an administrator makes one: routet2i key create"
         )
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
-    found = doorkeeper.admit(secret)
+    found = doorkeeper.admit(secret, address=address_of(request))
     limits: Limits = request.app.state.limits
     verdict = limits.take(found.key_id)
     setattr(request.state, STATE, verdict)
@@ -103,6 +130,30 @@ def caller(request: Request) -> Caller:
             headers=verdict.headers,
         )
     return found
+
+
+def is_still_good(request: Request) -> bool:
+    """Whether the key of a request that goes on for long is good yet; it costs the caller nothing."""
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    try:
+        doorkeeper.admit(_secret(request)[0], address=address_of(request))
+    except Refused:
+        return False
+    return True
+
+
+def address_of(request: Request) -> str:
+    """Return where a request comes from, as far as the server knows."""
+    return "" if request.client is None else request.client.host
+
+
+def _secret(request: Request) -> tuple[str, bool]:
+    """Return a request's key, empty if it has none, and whether it is a cookie's."""
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret:
+        return secret, False
+    secret = request.cookies.get(COOKIE, "")
+    return secret, bool(secret)
 
 
 def from_our_page(request: Request) -> bool:

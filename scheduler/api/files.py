@@ -15,20 +15,23 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from db import lines
-from db.files import PREFIX, FileRow, Purpose
+from db.files import PREFIX, FileRow, Purpose, gone
 from db.repository import Repository
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
 from scheduler.answer_lines import error_line, output_line, shower
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
-from scheduler.api.fields import cursor, known_id
+from scheduler.api.fields import cursor, known_id, public_url
 from scheduler.file_store import FileStore
 from scheduler.picture_links import PictureLinks
 
 LINES = "application/jsonl"
 FORM_BYTES = 64 * 1024  # of an upload beside its file
 NAME_CHARS = 255
+MOST_AT_ONCE = (
+    16  # uploads of one key that one process takes at a time: each lies on the disk twice for a while
+)
 SHORTEST_SECONDS, LONGEST_SECONDS = 3_600, 2_592_000  # of a file's life, as OpenAI has it
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -100,8 +103,23 @@ class _Upload(BaseModel):
     seconds: int | None
 
 
-async def _uploaded(request: Request, caller: Submitter) -> _Upload:
+async def _uploaded(request: Request, caller: Submitter) -> AsyncGenerator[_Upload, None]:
     """Store an upload's bytes; raises Refused."""
+    crowd: dict[str, int] = request.app.state.uploads
+    if crowd.get(caller.key_id, 0) >= MOST_AT_ONCE:
+        raise Refused(
+            429, f"{MOST_AT_ONCE} uploads of this key are under way already", code="rate_limit_exceeded"
+        )
+    crowd[caller.key_id] = crowd.get(caller.key_id, 0) + 1
+    try:
+        yield await _stored(request)
+    finally:
+        crowd[caller.key_id] -= 1
+        if not crowd[caller.key_id]:
+            del crowd[caller.key_id]
+
+
+async def _stored(request: Request) -> _Upload:
     settings: Settings = request.app.state.settings
     most = settings.max_file_bytes + FORM_BYTES
     if int(request.headers.get("content-length", "0") or 0) > most:
@@ -253,8 +271,9 @@ def _left_lines(request: Request, file: FileRow) -> Iterator[bytes]:
     assert order.batch_id is not None
     if file.id == order.output_file_id:
         links: PictureLinks = request.app.state.links
+        # as its reader addresses us: whoever ordered may have sent any Host
         show = shower(
-            ImageStore(root=settings.pictures), address=partial(links.address, base_url=order.base_url)
+            ImageStore(root=settings.pictures), address=partial(links.address, base_url=public_url(request))
         )
         for job in lines.delivered(repository.engine, order.batch_id):
             yield output_line(job, batch_id=order.batch_id, show=show)
@@ -267,7 +286,7 @@ def _visible(request: Request, caller: Caller, file_id: str) -> FileRow:
     """Return a file that the caller may see; another one is as good as none."""
     found = _repository(request).find_file(known_id(file_id, prefix=PREFIX, what="file"))
     if not caller.may_see(found.client):
-        raise Refused(404, f"no file {file_id}", code="not_found")
+        raise gone(file_id)
     return found
 
 

@@ -11,8 +11,8 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-def alive() -> dict[str, str]:
-    """Say that this process answers."""
+async def alive() -> dict[str, str]:
+    """Say that this process answers; it needs no thread, so that slow requests cannot keep it waiting."""
     return {"status": "ok"}
 
 

@@ -23,7 +23,7 @@ from routet2i.tiers import Tiers
 from scheduler.allocator import REASONS
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller, Submitter
-from scheduler.api.fields import idempotency_key, public_url
+from scheduler.api.fields import Plain, idempotency_key, public_url
 from scheduler.api.lookout import Lookout
 from scheduler.intake import INTEGERS
 from scheduler.openai_lines import NO_MODEL, BadLine, requested_tier
@@ -56,7 +56,7 @@ class ImageRequest(BaseModel):
     quality: Literal["auto", "standard"] | None = None
     output_format: Literal["png"] | None = None
     stream: Literal[False] | None = None
-    user: str | None = Field(None, max_length=256, description="kept with the job")
+    user: Plain | None = Field(None, max_length=256, description="kept with the job")
     negative_prompt: str | None = None
     seed: int | None = Field(None, ge=INTEGERS["seed"][0], le=INTEGERS["seed"][1], description="of the first")
     budget_usd: float | None = Field(None, ge=0, le=1e9, description="most that it may cost")

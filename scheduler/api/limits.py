@@ -73,6 +73,17 @@ class Limits:
             allowed = tokens >= 1
             tokens -= allowed
             self._levels[key_id] = tokens, now
+        return self._verdict(tokens, allowed=bool(allowed))
+
+    def give_back(self, key_id: str) -> None:
+        """Undo a `take`."""
+        with self._lock:
+            if key_id in self._levels:
+                tokens, since = self._levels[key_id]
+                self._levels[key_id] = tokens + 1, since
+
+    def _verdict(self, tokens: float, *, allowed: bool) -> Verdict:
+        assert self._rate is not None
         return Verdict(
             allowed=allowed,
             limit=self._size,

@@ -6,7 +6,6 @@ each name means stands in docs/metrics.md.
 """
 
 import ipaddress
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -25,6 +24,7 @@ from routet2i import __version__
 from routet2i.contracts import Scope
 from routet2i.settings import Settings
 from scheduler.api.callers import auditor, caller
+from scheduler.api.turns import Turn
 from scheduler.budget import purse_of
 from scheduler.comparison import Means, means
 
@@ -56,6 +56,8 @@ def metrics(request: Request) -> Response:
 def _is_local(request: Request) -> bool:
     """Whether a program of this machine asks, neither for somebody else nor by a page of another site."""
     host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+    if request.app.state.behind_proxy:
+        return False
     if request.client is None or host not in LOOPBACK_NAMES or "origin" in request.headers:
         return False
     if any(name in request.headers for name in FORWARDED):
@@ -83,7 +85,7 @@ class Exposition:
         self._repository = repository
         self._settings = settings
         self._totals = Totals()
-        self._lock = threading.Lock()  # one thread asks, the others wait for its answer
+        self._turn = Turn()  # one thread asks, some others wait for its answer
         self._known: tuple[float, CollectorRegistry] | None = None
         self._means: tuple[float, Sequence[Means]] | None = None
 
@@ -92,8 +94,9 @@ class Exposition:
 
         Raises:
             ServiceUnavailable: the database does not answer.
+            Refused: too many ask at once.
         """
-        with self._lock:
+        with self._turn.taken():
             now = time.monotonic()
             if self._known is None or now - self._known[0] > FRESH_SECONDS:
                 registry = CollectorRegistry(auto_describe=False)

@@ -18,11 +18,13 @@ from routet2i.errors import NotFound
 from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
-from scheduler.api.fields import known_id
+from scheduler.api.fields import Plain, known_id
+from scheduler.api.ours.sight import UUID
 from scheduler.webhooks.posting import check_url
 
 Limit = Annotated[int, Query(ge=1, le=1_000)]
-After = Annotated[str | None, Query(max_length=64)]
+ID = f"^{UUID.pattern}$"
+After = Annotated[str | None, Query(pattern=ID, description="the last id of the page before")]
 
 router = APIRouter(prefix="/routet2i/v1/webhooks", tags=["webhooks"])
 
@@ -34,10 +36,10 @@ class NewWebhook(BaseModel):
 
     url: str = Field(min_length=1, max_length=2_000, description="https://HOST/PATH")
     events: list[BatchEvent] = Field(default_factory=lambda: list(BatchEvent), min_length=1, max_length=10)
-    batch_id: str | None = Field(
+    batch_id: Plain | None = Field(
         None, max_length=64, description="only this batch, by our id or `batch_...`; else all from now on"
     )
-    name: str = Field("", max_length=128, description="for people")
+    name: Plain = Field("", max_length=128, description="for people")
     client: str | None = Field(None, pattern=f"^{NAME}$", description="an administrator may name another one")
 
 
@@ -195,6 +197,8 @@ def deliveries(
 
 
 def _visible(request: Request, found: Caller, webhook_id: str, *, removed: bool = False) -> WebhookRow:
+    if not UUID.fullmatch(webhook_id):
+        raise NotFound(f"no webhook {webhook_id[:60]}; type: routet2i webhook list")
     row = _repository(request).webhook(webhook_id)
     if not found.may_see(row.client) or (row.ended_ms is not None and not removed):
         raise NotFound(f"no webhook {webhook_id}; type: routet2i webhook list")

@@ -26,7 +26,8 @@ def serve(
     behind_proxy: Annotated[
         bool,
         typer.Option(
-            "--behind-proxy", help="A proxy in front speaks TLS: listen beyond this machine without."
+            "--behind-proxy",
+            help="A proxy in front speaks TLS: listen beyond this machine without; nobody is local.",
         ),
     ] = False,
     tls_cert: Annotated[
@@ -55,6 +56,7 @@ def serve(
         import uvicorn
 
         from scheduler.api.application import make_application
+        from scheduler.api.protocol import MOST_CONNECTIONS, PatientProtocol
         from scheduler.webhooks.herald import Herald
     except ModuleNotFoundError as error:
         raise UsageError(f"{error}; type: pip install 'routet2i[api]'") from error
@@ -64,9 +66,11 @@ def serve(
     try:
         with tracing.running(settings, service="api"):
             uvicorn.run(
-                make_application(settings, repository),
+                make_application(settings, repository, behind_proxy=behind_proxy),
                 host=host,
                 port=port,
+                http=PatientProtocol,
+                limit_concurrency=MOST_CONNECTIONS,
                 log_config=None,
                 access_log=False,
                 server_header=False,

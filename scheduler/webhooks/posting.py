@@ -22,6 +22,8 @@ CONNECT_SECONDS = 5.0
 WHOLE_SECONDS = 15.0  # of one try, from the connection to the status
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address stands in its last 32 bits
 
+RELAYS = ipaddress.ip_network("192.88.99.0/24")  # whatever 6to4 relay is near
+
 Resolve = Callable[[str, int], list[str]]
 
 
@@ -139,11 +141,17 @@ def _require_public(host: str, address: str) -> None:
     """Raise UsageError if an address lies in our own network, or in none."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     inner = _embedded(ip)
-    if not all(one.is_global and not one.is_multicast and not one.is_reserved for one in (ip, *inner)):
+    if not all(_is_public(one) for one in (ip, *inner)):
         raise UsageError(
             f"{host} is in no public network; "
             "name a host of a network that is yours alone in ROUTET2I_PRIVATE_HOSTS"
         )
+
+
+def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip in RELAYS:
+        return False
+    return isinstance(ip, ipaddress.IPv4Address) or not ip.is_site_local  # which Python calls global
 
 
 def _embedded(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:

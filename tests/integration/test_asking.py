@@ -7,6 +7,7 @@ import pytest
 
 from db import asking
 from db.asking import Cancelled, reader, split
+from db.outbox import CLAIM_LOCK
 from db.repository import Repository
 from db.session import make_engine
 from routet2i.errors import ServiceUnavailable, UsageError
@@ -104,6 +105,13 @@ POSTGRESQL_WRITES = [
     "SELECT 1 \\; DELETE FROM client",
     "NOTIFY x",
     "LISTEN x",
+    "SELECT pg_read_file('PG_VERSION')",  # what follows a superuser may, as he is not asked here
+    "SELECT pg_ls_dir('.')",
+    "SELECT lo_export(1, '{other}')",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()",
+    "SELECT pg_reload_conf()",
+    "SELECT pg_stat_reset()",
+    "SELECT pg_switch_wal()",
 ]
 
 
@@ -136,6 +144,21 @@ def test_a_setting_that_was_changed_does_not_outlive_its_question(asked, engine)
     # Then the next one reads only, within its time
     assert list(asked.ask("SHOW transaction_read_only").rows) == [("on",)]
     assert list(asked.ask("SHOW statement_timeout").rows) == [("1min",)]
+    # And who may do everything does not get that back either
+    list(asked.ask("SELECT set_config('role', 'none', false)").rows)
+    with pytest.raises(UsageError, match="permission denied"):
+        asked.ask("SELECT pg_read_file('PG_VERSION')")
+
+
+def test_a_lock_that_a_question_took_ends_with_it(asked, engine, shop):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no such locks")
+    # Given a question that takes the lock under which deliveries are claimed
+    list(asked.ask(f"SELECT pg_advisory_lock({CLAIM_LOCK})").rows)
+    # When the next one is asked
+    list(asked.ask("SELECT 1").rows)
+    # Then whoever sends can claim
+    assert shop.read(f"SELECT pg_try_advisory_xact_lock({CLAIM_LOCK})") is True
 
 
 def test_a_question_is_cancelled_while_it_runs_and_the_connection_goes_on(asked, engine):

@@ -119,18 +119,47 @@ def test_a_caller_sees_and_changes_what_its_role_says():
     assert {role for role, one in made.items() if one.may_change("bob")} == {Role.ADMIN}
 
 
-def test_a_key_is_asked_of_the_database_once_in_a_while(client, keys, monkeypatch):
+def test_a_key_that_was_revoked_is_refused_at_once(client, keys):
+    # Given a key that was good a moment ago
+    assert client.get("/any", headers=bearer("admin")).is_success
+    # When it is revoked, then the next request is refused
+    keys.roles.clear()
+    assert client.get("/any", headers=bearer("admin")).status_code == 401
+
+
+def test_a_wrong_key_is_asked_of_the_database_once_in_a_while(client, keys, monkeypatch):
     # Given a clock that stands
     now = SimpleNamespace(value=100.0)
     monkeypatch.setattr("scheduler.api.callers.time.monotonic", lambda: now.value)
-    for _ in range(3):
-        client.get("/any", headers=bearer("admin"))
+    # When a page of yesterday comes with its old cookie again and again
+    for _ in range(300):
+        assert client.get("/any", headers=bearer("old")).status_code == 401
+    # Then the database hears of it once, and once more after some seconds
     assert keys.asked == 1
-    # When it was revoked and some seconds have passed
-    keys.roles.clear()
     now.value += 6
-    # Then it is refused
-    assert client.get("/any", headers=bearer("admin")).status_code == 401
+    client.get("/any", headers=bearer("old"))
+    assert keys.asked == 2
+
+
+def test_an_address_that_tries_many_keys_is_slowed_down_and_good_keys_are_not(client, keys):
+    # Given somebody who is in
+    assert client.get("/any", headers=bearer("admin")).is_success
+    # When his neighbour behind the same address guesses
+    answers_ = [client.get("/any", headers=bearer(f"guess{n}")) for n in range(150)]
+    # Then most guesses are not even looked at
+    assert {one.status_code for one in answers_} == {401, 429}
+    assert keys.asked < 130
+    assert answers_[-1].json()["error"]["code"] == "too_many_keys"
+    assert int(answers_[-1].headers["retry-after"]) >= 1
+    # And who is in stays in
+    assert client.get("/any", headers=bearer("admin")).is_success
+
+
+def test_many_good_keys_behind_one_address_do_not_slow_each_other_down(keys):
+    door = Doorkeeper(keys)
+    keys.roles = {digest(f"key{n}"): Role.SUBMITTER for n in range(500)}
+    for n in range(500):
+        assert door.admit(f"key{n}", address="10.0.0.1").role is Role.SUBMITTER
 
 
 def test_a_pages_cookie_counts_but_not_for_what_another_site_posts(client):
@@ -159,7 +188,9 @@ def test_a_pages_cookie_counts_but_not_for_what_another_site_posts(client):
 def test_our_errors_have_a_status_and_keep_their_sentence(client, name, status):
     answer = client.get(f"/raise/{name}")
     assert answer.status_code == status
-    assert answer.json()["error"]["message"] == "why; what to type"
+    told = answer.json()["error"]["message"]
+    # where the database is, and what to type there, is nothing for callers
+    assert told == (answers.UNAVAILABLE if status == 503 else "why; what to type")
     assert ("retry-after" in answer.headers) == (status in (429, 503))
 
 

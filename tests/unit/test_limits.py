@@ -1,5 +1,7 @@
 """Buckets of tokens: no key makes more requests than its rate allows, and none is told to wait too long."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,3 +50,15 @@ def test_headers_say_what_is_left_and_when_to_come_again() -> None:
     told = limits.take("ann").headers
     assert (told["Retry-After"], told["retry-after-ms"]) == ("10", "10000")
     assert told["x-ratelimit-reset-requests"] == "10.000s"
+
+
+def test_many_threads_at_once_get_no_more_than_one_would() -> None:
+    # Given a bucket of a hundred, and a clock that stands
+    limits = Limits(600, clock=lambda: 0.0)
+    # When eight threads take as fast as they can, and some give back
+    with ThreadPoolExecutor(8) as crowd:
+        allowed = sum(one.allowed for one in crowd.map(lambda _: limits.take("ann"), range(2_000)))
+        assert allowed == 100
+        list(crowd.map(lambda _: limits.give_back("ann"), range(7)))
+        # Then so many are let in
+        assert sum(one.allowed for one in crowd.map(lambda _: limits.take("ann"), range(2_000))) == 7

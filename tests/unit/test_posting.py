@@ -161,6 +161,7 @@ PRIVATE = [
     *("100.64.0.1", "224.0.0.1", "255.255.255.255", "198.18.0.1", "240.0.0.1"),
     *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
     *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1"),
+    *("fec0::1", "feff::1", "::7f00:1", "64:ff9b:1::a00:1", "192.88.99.1"),
 ]
 
 
@@ -170,6 +171,15 @@ def test_a_name_that_stands_for_an_inner_address_is_refused_before_any_connectio
     for found in ([address], ["93.184.215.14", address], [address, "93.184.215.14"]):
         with pytest.raises(UsageError, match="no public network"):
             post("https://hooks.example/", private=(), resolve=lambda host, port, found=found: found)
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "localhost.", "0", "LOCALHOST"]
+)
+def test_another_spelling_of_this_machine_is_refused(host):
+    # Given an address that only the machine's own look-up understands
+    with pytest.raises((UsageError, PostFailed), match=r"no public network|has no address"):
+        post(f"https://{host}:1/", private=())
 
 
 @pytest.mark.parametrize("address", [one for one in PRIVATE if "%" not in one])

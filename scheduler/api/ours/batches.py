@@ -27,7 +27,7 @@ router = APIRouter(prefix="/routet2i/v1/batches", tags=["batches"])
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 MOST_JOBS = 1_000  # named in one request
-PLAIN = r"^[^\x00-\x1f\x7f]+$"  # one line of text
+PLAIN = r"^[^\x00-\x1f\x7f-\x9f]+$"  # one line of text
 Id = Annotated[str, Field(pattern=f"^{UUID.pattern}$")]
 
 

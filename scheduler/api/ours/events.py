@@ -6,6 +6,7 @@ who listen to one batch in this process share one question to the database a sec
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from db.audit import BatchStatus
 from routet2i.errors import RouteT2IError
 from scheduler.api.answers import Refused
-from scheduler.api.callers import AnyCaller
+from scheduler.api.callers import AnyCaller, is_still_good
 from scheduler.api.ours.batches import Batch
 from scheduler.api.ours.sight import BatchId, batch_seen
 
@@ -27,6 +28,7 @@ LOOK_SECONDS = 1.0
 QUIET_SECONDS = 15.0  # after which a comment keeps proxies from hanging up
 LONGEST_SECONDS = 3600.0  # then the listener comes back, with a key that is good then
 MOST_LISTENERS = 256  # of one process
+MOST_OF_A_KEY = 32
 _log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/routet2i/v1/batches", tags=["batches"])
@@ -51,7 +53,7 @@ class Feed:
         self._count = count
         self._seen: dict[str, _Look] = {}
         self._turns: dict[str, asyncio.Lock] = {}
-        self.listeners = 0
+        self.listeners: Counter[str] = Counter()  # key -> how many
 
     async def status(self, batch_id: str) -> BatchStatus:
         """Return where a batch stands, at most a second old; raises what the database says."""
@@ -89,40 +91,53 @@ async def listen(
     feed: Feed = request.app.state.feed
     status = await feed.status(batch_id)
     if status.complete and last_event_id == _mark(status):
+        feed.forget(batch_id)
         return Response(status_code=204)  # a browser's EventSource stops coming back
-    if feed.listeners >= MOST_LISTENERS:
+    if feed.listeners.total() >= MOST_LISTENERS:
+        feed.forget(batch_id)
         raise Refused(503, "too many listeners; ask for the batch itself", code="too_many_listeners")
+    if feed.listeners[caller.key_id] >= MOST_OF_A_KEY:
+        feed.forget(batch_id)
+        raise Refused(
+            429, f"{MOST_OF_A_KEY} listeners have this key already; close one", code="too_many_listeners"
+        )
     return StreamingResponse(
-        _events(feed, batch_id, heard=last_event_id),
+        _events(request, caller.key_id, batch_id, heard=last_event_id),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _events(feed: Feed, batch_id: str, *, heard: str | None) -> AsyncIterator[bytes]:
-    feed.listeners += 1
+async def _events(request: Request, key_id: str, batch_id: str, *, heard: str | None) -> AsyncIterator[bytes]:
+    feed: Feed = request.app.state.feed
+    feed.listeners[key_id] += 1
     try:
         yield b"retry: 2000\n\n"
         begun = told = time.monotonic()
         while time.monotonic() - begun < LONGEST_SECONDS:
             try:
                 status = await feed.status(batch_id)
+                mark = _mark(status)
+                speaks = mark != heard or time.monotonic() - told >= QUIET_SECONDS
+                if speaks and not await run_in_threadpool(is_still_good, request):
+                    return
             except RouteT2IError as error:
                 _log.warning("events_blind", batch=batch_id, error=str(error))
                 await asyncio.sleep(2 * LOOK_SECONDS)
                 continue
-            mark = _mark(status)
             if mark != heard:
                 heard, told = mark, time.monotonic()
                 yield _event("done" if status.complete else "progress", mark, status)
-            if status.complete:
-                return
-            if time.monotonic() - told >= QUIET_SECONDS:
+            elif speaks:
                 told = time.monotonic()
                 yield b": still here\n\n"
+            if status.complete:
+                return
             await asyncio.sleep(LOOK_SECONDS)
     finally:
-        feed.listeners -= 1
+        feed.listeners[key_id] -= 1
+        if not feed.listeners[key_id]:
+            del feed.listeners[key_id]
         feed.forget(batch_id)
 
 

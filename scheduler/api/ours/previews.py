@@ -7,7 +7,6 @@ nothing.
 import hashlib
 import io
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from scheduler.api.answers import Refused
 from scheduler.api.callers import Submitter
 from scheduler.api.ours.batches import micro, usd
 from scheduler.api.ours.sight import repository_of
+from scheduler.api.turns import Turn
 from scheduler.intake import read_requests
 from scheduler.predictor.interface import Predictor, Registry
 from scheduler.predictor.live import follow
@@ -130,12 +130,12 @@ class Oracle:
     def __init__(self, begin: Callable[[], Callable[[], Predictor]]) -> None:
         self._begin = begin
         self._current: Callable[[], Predictor] | None = None
-        self._turn = threading.Lock()
+        self._turn = Turn()
 
     @contextmanager
     def asked(self) -> Iterator[Predictor]:
-        """Hold the predictor; raises UsageError, ModelError and MissingModels as `open_predictor`."""
-        with self._turn:
+        """Hold the predictor; raises Refused, and what `open_predictor` raises."""
+        with self._turn.taken():
             if self._current is None:
                 self._current = self._begin()
             yield self._current()

@@ -11,6 +11,7 @@ from fastapi import Path, Request
 from db import listing
 from db.listing import Owner
 from db.repository import Repository
+from routet2i.errors import NotFound
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller
 
@@ -26,8 +27,8 @@ def repository_of(request: Request) -> Repository:
 
 
 def batch_seen(request: Request, caller: Caller, batch_id: str) -> Owner:
-    """Return whose a batch is, if the caller may see it; raises Refused with 404."""
-    missing = Refused(404, f"no batch {batch_id}", code="not_found", param="batch_id")
+    """Return whose a batch is, if the caller may see it; raises NotFound."""
+    missing = NotFound(f"no batch {batch_id}")  # as `listing` says of one that nobody has
     if not UUID.fullmatch(batch_id):
         raise missing
     owner = listing.owner_of_batch(repository_of(request).engine, batch_id)
@@ -37,15 +38,15 @@ def batch_seen(request: Request, caller: Caller, batch_id: str) -> Owner:
 
 
 def batch_owned(request: Request, caller: Caller, batch_id: str) -> Owner:
-    """Return whose a batch is, if the caller may change it; raises Refused with 404 or 403."""
+    """Return whose a batch is, if the caller may change it; raises NotFound, or Refused with 403."""
     owner = batch_seen(request, caller, batch_id)
     _require(caller, owner)
     return owner
 
 
 def job_seen(request: Request, caller: Caller, job_id: str) -> Owner:
-    """Return whose a job is, if the caller may see it; raises Refused with 404."""
-    missing = Refused(404, f"no job {job_id}", code="not_found", param="job_id")
+    """Return whose a job is, if the caller may see it; raises NotFound."""
+    missing = NotFound(f"no job {job_id}")
     if not UUID.fullmatch(job_id):
         raise missing
     owner = listing.owner_of_job(repository_of(request).engine, job_id)
@@ -55,7 +56,7 @@ def job_seen(request: Request, caller: Caller, job_id: str) -> Owner:
 
 
 def job_owned(request: Request, caller: Caller, job_id: str) -> Owner:
-    """Return whose a job is, if the caller may change it; raises Refused with 404 or 403."""
+    """Return whose a job is, if the caller may change it; raises NotFound, or Refused with 403."""
     owner = job_seen(request, caller, job_id)
     _require(caller, owner)
     return owner

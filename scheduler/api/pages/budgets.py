@@ -82,6 +82,8 @@ def resume(
         raise Refused(403, "this needs a key of role admin", code="role")
     if tier not in request.app.state.settings.read_tiers().profiles:
         raise UsageError(f"no tier {tier!r}")
+    if not reason.isprintable():
+        raise UsageError("write the reason in one line, without control characters")
     if not reason.strip():
         raise UsageError("say why the bill is accepted")
     done = request.app.state.repository.resume_tier(tier, who=f"key {found.key_id}", reason=reason.strip())

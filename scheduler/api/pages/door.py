@@ -10,7 +10,7 @@ from fastapi import Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from scheduler.api.answers import Refused
-from scheduler.api.callers import COOKIE, from_our_page
+from scheduler.api.callers import COOKIE, address_of, from_our_page
 from scheduler.api.pages.frame import SEE_OTHER, pages
 from scheduler.api.pages.rendering import page
 
@@ -35,9 +35,9 @@ def sign_in(
     if not from_our_page(request):
         raise Refused(403, "this request comes from another site's page", code="foreign_origin")
     try:
-        request.app.state.doorkeeper.admit(key.strip())
+        request.app.state.doorkeeper.admit(key.strip(), address=address_of(request))
     except Refused as error:
-        return page(request, "login.html.j2", None, code=401, next=local(next), wrong=error.message)
+        return page(request, "login.html.j2", None, code=error.status, next=local(next), wrong=error.message)
     answer = RedirectResponse(local(next), status_code=SEE_OTHER)
     answer.set_cookie(
         COOKIE,
@@ -45,7 +45,9 @@ def sign_in(
         max_age=KEPT_SECONDS,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=request.headers.get("origin", "").startswith(
+            "https:"
+        ),  # the browser's word: TLS may end before
     )
     return answer
 

@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 
 from routet2i.errors import NotFound, RouteT2IError
-from scheduler.api.answers import STATUS, Refused
+from scheduler.api.answers import Refused, told
 from scheduler.api.callers import Caller, caller
 from scheduler.api.pages.rendering import page
 
@@ -72,8 +72,8 @@ class PageRoute(APIRoute):
                 first: dict[str, Any] = dict(error.errors()[0])
                 return refusal(request, 400, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}")
             except RouteT2IError as error:
-                status = next((status for kind, status, _ in STATUS if isinstance(error, kind)), 500)
-                return refusal(request, status, str(error))
+                status, message, _ = told(error)
+                return refusal(request, status, message)
 
         return answer
 

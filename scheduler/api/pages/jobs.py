@@ -13,6 +13,7 @@ from db.gallery import Card
 from db.story import JobStory, job_story
 from routet2i.contracts import SHADOW_CLIENT, JobState
 from routet2i.errors import RouteT2IError
+from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller
 from scheduler.api.pages import charts
 from scheduler.api.pages.batches import standing
@@ -45,7 +46,7 @@ def job(request: Request, found: Visitor, job_id: Id, words: bool = False) -> Re
     if words:
         try:
             explained = request.app.state.words.of(story.prompt)
-        except RouteT2IError as error:
+        except (RouteT2IError, Refused) as error:
             unexplained = str(error)
     return page(
         request,

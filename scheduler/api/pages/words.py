@@ -4,7 +4,6 @@ It opens the deployment's predictor when it is asked for the first time, which i
 never pays. A rule that looks at no words has nothing to tell.
 """
 
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from db.repository import Repository
 from routet2i.errors import MissingModels, UsageError
 from routet2i.settings import Settings
+from scheduler.api.turns import Turn
 
 if TYPE_CHECKING:
     from scheduler.predictor.routet2i import RouteT2I
@@ -28,7 +28,7 @@ class Explainer:
     _network: "RouteT2I | None" = None
     _opened: str | None = None  # the promotion it was opened under
     _told: OrderedDict[tuple[str, str], dict[str, Any]] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turn: Turn = field(default_factory=Turn)
 
     def of(self, prompt: str) -> dict[str, Any]:
         """Return what is told of a prompt, as templates take it.
@@ -37,8 +37,9 @@ class Explainer:
             MissingModels: torch is not installed here.
             UsageError: the predictor looks at no words.
             ModelError: it cannot be opened.
+            Refused: too many ask at once.
         """
-        with self._lock:  # one prompt at a time: a network of a few milliseconds
+        with self._turn.taken():  # one prompt at a time: a network of a few milliseconds
             network = self._open()
             key = (network.version, prompt)
             if key not in self._told:
