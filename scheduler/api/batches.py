@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from db.api_batches import PREFIX, ApiBatchRow, Order, State, gone
 from db.files import PREFIX as FILE_PREFIX
 from db.files import gone as no_file
-from db.repository import Repository
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
+from scheduler.api.deployment import repository_of
 from scheduler.api.fields import Plain, cursor, idempotency_key, known_id, public_url
 from scheduler.api.files import LONGEST_SECONDS, SHORTEST_SECONDS
 from scheduler.clerk import Clerk
@@ -161,7 +161,7 @@ def create(
     The same `Idempotency-Key` with the same order is the same batch, also if the file was uploaded again;
     with another order it is refused with 409.
     """
-    repository = _repository(request)
+    repository = repository_of(request)
     window_ms = _window(order.completion_window)
     expiry = order.output_expires_after
     if order.deadline is not None:
@@ -235,7 +235,7 @@ def listed(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> BatchList:
     """List the client's batches, newest first; auditors and administrators see everybody's."""
-    found = _repository(request).orders(
+    found = repository_of(request).orders(
         client=None if caller.sees_all else caller.client,
         after=cursor(after, prefix=PREFIX),
         limit=limit + 1,
@@ -258,7 +258,7 @@ def retrieve(request: Request, caller: AnyCaller, batch_id: str) -> Batch:
 @router.post("/{batch_id}/cancel")
 def cancel(request: Request, caller: Submitter, batch_id: str) -> Batch:
     """Cancel a batch: what is drawn already stays, and is in its output file."""
-    repository = _repository(request)
+    repository = repository_of(request)
     row = _visible(request, caller, batch_id)
     while row.state in (State.VALIDATING, State.IN_PROGRESS):
         if repository.move_order(row.id, before=row.state, after=State.CANCELLING, ending=State.CANCELLED):
@@ -273,14 +273,9 @@ def cancel(request: Request, caller: Submitter, batch_id: str) -> Batch:
 
 def _visible(request: Request, caller: Caller, batch_id: str) -> ApiBatchRow:
     """Return a batch that the caller may see; another one is as good as none."""
-    found = _repository(request).find_order(known_id(batch_id, prefix=PREFIX, what="batch"))
+    found = repository_of(request).find_order(known_id(batch_id, prefix=PREFIX, what="batch"))
     if not caller.may_see(found.client):
         raise gone(batch_id)
-    return found
-
-
-def _repository(request: Request) -> Repository:
-    found: Repository = request.app.state.repository
     return found
 
 

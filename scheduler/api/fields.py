@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 
 from routet2i.errors import NotFound
 from scheduler.api.answers import Refused
+from scheduler.api.deployment import settings_of
 
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -29,7 +30,7 @@ Plain = Annotated[str, AfterValidator(_plain)]  # one line of text without contr
 
 def public_url(request: Request) -> str:
     """Return the address under which clients reach us, without a slash at its end."""
-    configured: str = request.app.state.settings.public_url
+    configured: str = settings_of(request).public_url
     return (configured or str(request.base_url)).rstrip("/")
 
 

@@ -16,12 +16,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from db import lines
 from db.files import PREFIX, FileRow, Purpose, gone
-from db.repository import Repository
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
 from scheduler.answer_lines import error_line, output_line, shower
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.fields import cursor, known_id, public_url
 from scheduler.file_store import FileStore
 from scheduler.picture_links import PictureLinks
@@ -120,7 +120,7 @@ async def _uploaded(request: Request, caller: Submitter) -> AsyncGenerator[_Uplo
 
 
 async def _stored(request: Request) -> _Upload:
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     most = settings.max_file_bytes + FORM_BYTES
     if int(request.headers.get("content-length", "0") or 0) > most:
         raise _too_long(settings)
@@ -197,7 +197,7 @@ def _name(filename: str | None) -> str:
 def create(request: Request, caller: Submitter, upload: Annotated[_Upload, Depends(_uploaded)]) -> File:
     """Upload a file with one request a line, for a batch."""
     return _shown(
-        _repository(request).add_file(
+        repository_of(request).add_file(
             client=caller.client,
             filename=upload.filename,
             size=upload.size,
@@ -217,7 +217,7 @@ def listed(
     purpose: Purpose | None = None,
 ) -> FileList:
     """List the client's files, newest first; auditors and administrators see everybody's."""
-    found = _repository(request).files(
+    found = repository_of(request).files(
         client=None if caller.sees_all else caller.client,
         purpose=purpose,
         after=cursor(after, prefix=PREFIX),
@@ -243,7 +243,7 @@ def retrieve(request: Request, caller: AnyCaller, file_id: str) -> File:
 def delete(request: Request, caller: Submitter, file_id: str) -> FileDeleted:
     """Delete a file; a batch that was made of it goes on, and its pictures stay."""
     found = _visible(request, caller, file_id)
-    _repository(request).delete_file(found.id)
+    repository_of(request).delete_file(found.id)
     return FileDeleted(id=found.id)
 
 
@@ -255,7 +255,7 @@ def delete(request: Request, caller: Submitter, file_id: str) -> FileDeleted:
 def content(request: Request, caller: AnyCaller, file_id: str) -> Response:
     """Read a file; what a batch has left is made while it is read."""
     found = _visible(request, caller, file_id)
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     if found.sha256 is None:
         return StreamingResponse(_left_lines(request, found), media_type=LINES)
     path = FileStore(root=settings.files).path_of(found.sha256)
@@ -265,8 +265,8 @@ def content(request: Request, caller: AnyCaller, file_id: str) -> Response:
 
 
 def _left_lines(request: Request, file: FileRow) -> Iterator[bytes]:
-    repository = _repository(request)
-    settings: Settings = request.app.state.settings
+    repository = repository_of(request)
+    settings = settings_of(request)
     order = repository.find_order_of(file.id)
     assert order.batch_id is not None
     if file.id == order.output_file_id:
@@ -284,14 +284,9 @@ def _left_lines(request: Request, file: FileRow) -> Iterator[bytes]:
 
 def _visible(request: Request, caller: Caller, file_id: str) -> FileRow:
     """Return a file that the caller may see; another one is as good as none."""
-    found = _repository(request).find_file(known_id(file_id, prefix=PREFIX, what="file"))
+    found = repository_of(request).find_file(known_id(file_id, prefix=PREFIX, what="file"))
     if not caller.may_see(found.client):
         raise gone(file_id)
-    return found
-
-
-def _repository(request: Request) -> Repository:
-    found: Repository = request.app.state.repository
     return found
 
 

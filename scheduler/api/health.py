@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from db.repository import Repository
 from db.session import check_schema
 from routet2i.errors import RouteT2IError
+from scheduler.api.deployment import repository_of
 
 router = APIRouter(tags=["health"])
 
@@ -19,7 +19,7 @@ async def alive() -> dict[str, str]:
 @router.get("/readyz")
 def ready(request: Request) -> JSONResponse:
     """Say whether the database answers and has our tables; 503 if not."""
-    repository: Repository = request.app.state.repository
+    repository = repository_of(request)
     try:
         check_schema(repository.engine)
     except RouteT2IError:

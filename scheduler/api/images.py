@@ -23,6 +23,7 @@ from routet2i.tiers import Tiers
 from scheduler.allocator import REASONS
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller, Submitter
+from scheduler.api.deployment import repository_of
 from scheduler.api.fields import Plain, idempotency_key, public_url
 from scheduler.api.lookout import Lookout
 from scheduler.intake import INTEGERS
@@ -161,7 +162,7 @@ def _tier(model: str | None, *, tiers: Tiers) -> str | None:
 async def _end(request: Request, lookout: Lookout, single: Single, *, keeps: bool) -> JobEnd:
     """Return the good end of a job; raises Refused for every other one, and for a caller that left."""
     waiting = asyncio.ensure_future(lookout.end(single.job_id, seconds=WAIT_SECONDS))
-    repository: Repository = request.app.state.repository
+    repository = repository_of(request)
     try:
         while not waiting.done():
             await asyncio.wait([waiting], timeout=LEAVES_SECONDS)

@@ -8,9 +8,9 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller
+from scheduler.api.deployment import settings_of
 from scheduler.openai_lines import MODEL, NO_MODEL, models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -50,7 +50,7 @@ def retrieve(request: Request, caller: AnyCaller, model: str) -> Model:
 
 
 def _models(request: Request) -> list[Model]:
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     tiers = settings.read_tiers()
     return [
         Model(id=name, owned_by="routet2i" if name == MODEL else tiers[name].model)

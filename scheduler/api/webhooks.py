@@ -15,9 +15,9 @@ from db.repository import Repository
 from db.webhooks import WebhookRow, new_secret
 from routet2i.contracts import NAME, SHADOW_CLIENT, BatchEvent
 from routet2i.errors import NotFound
-from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.fields import Plain, known_id
 from scheduler.api.ours.sight import UUID
 from scheduler.webhooks.posting import check_url
@@ -123,10 +123,10 @@ def add(request: Request, found: Submitter, asked: NewWebhook) -> SecretWebhook:
     client = asked.client or found.client
     if client == SHADOW_CLIENT or not found.may_change(client):
         raise Refused(403, f"this key may not speak for client {client}", code="role", param="client")
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     check_url(asked.url, private_hosts=settings.private_names)
     secret = new_secret()
-    repository = _repository(request)
+    repository = repository_of(request)
     webhook_id = repository.add_webhook(
         client=client,
         url=asked.url,
@@ -160,7 +160,7 @@ def _batch(repository: Repository, batch_id: str | None, *, client: str) -> str 
 @router.get("")
 def list_(request: Request, found: AnyCaller, limit: Limit = 20, after: After = None) -> Webhooks:
     """Return webhooks in force, the newest first, without secrets."""
-    rows = _repository(request).webhooks(
+    rows = repository_of(request).webhooks(
         client=None if found.sees_all else found.client, after=after, limit=limit + 1
     )
     return Webhooks(data=[_webhook(one) for one in rows[:limit]], has_more=len(rows) > limit)
@@ -176,14 +176,14 @@ def one(request: Request, found: AnyCaller, webhook_id: str) -> Webhook:
 def remove(request: Request, found: Submitter, webhook_id: str) -> Removed:
     """End a webhook: its secret is forgotten, and what waits for it is not sent."""
     _changeable(request, found, webhook_id)
-    return Removed(id=webhook_id, deleted=_repository(request).remove_webhook(webhook_id))
+    return Removed(id=webhook_id, deleted=repository_of(request).remove_webhook(webhook_id))
 
 
 @router.post("/{webhook_id}/test", status_code=202)
 def test(request: Request, found: Submitter, webhook_id: str) -> Sent:
     """Send a `webhook.test` soon; its delivery tells how the receiver took it."""
     _changeable(request, found, webhook_id)
-    return Sent(delivery_id=_repository(request).test_webhook(webhook_id))
+    return Sent(delivery_id=repository_of(request).test_webhook(webhook_id))
 
 
 @router.get("/{webhook_id}/deliveries")
@@ -192,14 +192,14 @@ def deliveries(
 ) -> Deliveries:
     """Return what was sent to a webhook, removed or not, with every try, the newest first."""
     _visible(request, found, webhook_id, removed=True)
-    rows = _repository(request).deliveries(webhook_id=webhook_id, after=after, limit=limit + 1)
+    rows = repository_of(request).deliveries(webhook_id=webhook_id, after=after, limit=limit + 1)
     return Deliveries(data=[_told(one) for one in rows[:limit]], has_more=len(rows) > limit)
 
 
 def _visible(request: Request, found: Caller, webhook_id: str, *, removed: bool = False) -> WebhookRow:
     if not UUID.fullmatch(webhook_id):
         raise NotFound(f"no webhook {webhook_id[:60]}; type: routet2i webhook list")
-    row = _repository(request).webhook(webhook_id)
+    row = repository_of(request).webhook(webhook_id)
     if not found.may_see(row.client) or (row.ended_ms is not None and not removed):
         raise NotFound(f"no webhook {webhook_id}; type: routet2i webhook list")
     return row
@@ -209,11 +209,6 @@ def _changeable(request: Request, found: Caller, webhook_id: str) -> None:
     row = _visible(request, found, webhook_id)
     if not found.may_change(row.client):
         raise Refused(403, f"this key may not speak for client {row.client}", code="role")
-
-
-def _repository(request: Request) -> Repository:
-    repository: Repository = request.app.state.repository
-    return repository
 
 
 def _webhook(row: WebhookRow) -> Webhook:

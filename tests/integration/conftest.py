@@ -1,9 +1,17 @@
 """Tiny, randomly initialised model folders in the formats of the big ones; they import torch on request."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from db.keys import Role
+from db.repository import Repository
+from routet2i.settings import Settings
+from scheduler.api.application import make_application
 
 WORDS = [
     *("a", "red", "green", "blue", "white", "black", "circle", "square", "photo"),
@@ -187,3 +195,14 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_tokenizer(tokenizer, folder)
     return folder
+
+
+@pytest.fixture
+def application(make_database: Callable[[str], Engine], tmp_path: Path) -> Iterator[FastAPI]:
+    """The web application without a server; its keys are named like two clients and an administrator."""
+    engine = make_database("sqlite")
+    repository = Repository(engine)
+    for client, role in (("ann", Role.SUBMITTER), ("bob", Role.SUBMITTER), ("root", Role.ADMIN)):
+        repository.add_key(client, client=client, role=role, name="")
+    yield make_application(Settings(home=tmp_path), repository)
+    engine.dispose()

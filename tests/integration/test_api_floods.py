@@ -4,50 +4,26 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from db import api_batches, outbox
 from db.keys import Role, digest
-from db.repository import Repository
-from routet2i.settings import Settings
 from scheduler.api import bodies, files, images, protocol
-from scheduler.api.application import make_application
 from scheduler.api.ours import events
 from scheduler.api.ours.previews import Oracle
 from scheduler.api.protocol import PatientProtocol
 from scheduler.api.turns import MOST
+from tests.integration.api import HERE, as_, repository_of
 from tests.integration.served import Guess
 
-HERE = "http://api.test"
 IMAGE = {"prompt": "a red circle"}
-
-
-@pytest.fixture
-def application(make_database: Callable[[str], Engine], tmp_path: Path) -> Iterator[FastAPI]:
-    engine = make_database("sqlite")
-    repository = Repository(engine)
-    for client, role in (("ann", Role.SUBMITTER), ("bob", Role.SUBMITTER), ("root", Role.ADMIN)):
-        repository.add_key(client, client=client, role=role, name="")
-    yield make_application(Settings(home=tmp_path), repository)
-    engine.dispose()
-
-
-def repository_of(application: FastAPI) -> Repository:
-    found: Repository = application.state.repository
-    return found
-
-
-def as_(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 def together(application: FastAPI, work: Callable[[httpx2.AsyncClient], Awaitable[Any]]) -> Any:

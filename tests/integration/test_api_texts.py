@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,30 +21,11 @@ from routet2i.settings import Settings
 from scheduler.api import images
 from scheduler.api.application import make_application
 from scheduler.api.callers import COOKIE
+from tests.integration.api import HERE, as_, repository_of
 from tests.pages import seeding
 from tests.pages.seeding import Drawing, Wanted
 
-HERE = "http://api.test"
 IMAGE = {"prompt": "a red circle"}
-
-
-@pytest.fixture
-def application(make_database: Callable[[str], Engine], tmp_path: Path) -> Iterator[FastAPI]:
-    engine = make_database("sqlite")
-    repository = Repository(engine)
-    for client, role in (("ann", Role.SUBMITTER), ("bob", Role.SUBMITTER), ("root", Role.ADMIN)):
-        repository.add_key(client, client=client, role=role, name="")
-    yield make_application(Settings(home=tmp_path), repository)
-    engine.dispose()
-
-
-def repository_of(application: FastAPI) -> Repository:
-    found: Repository = application.state.repository
-    return found
-
-
-def as_(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 def test_the_cookie_of_a_sign_in_is_for_our_pages_alone(application: FastAPI) -> None:

@@ -22,7 +22,7 @@ from openai.types.webhooks import (
 )
 
 from db import lines
-from db.api_batches import Order, State
+from db.api_batches import State
 from db.files import Purpose
 from db.session import write
 from routet2i import failpoints
@@ -35,8 +35,8 @@ from scheduler.clerk import Clerk
 from scheduler.file_store import FileStore
 from scheduler.picture_links import PURPOSE, PictureLinks
 from scheduler.webhooks.signature import headers
+from tests.protocol.world import order as an_order
 
-DAY_MS = 86_400_000
 SECRET = "whsec_" + "a2V5" * 11
 
 
@@ -89,24 +89,8 @@ def ordered(repository, uploaded):
 
     def order(raw, **wanted):
         file = uploaded(raw)
-        order = Order(
-            client="ann",
-            idem_key=None,
-            body_sha256="b",
-            input_file_id=file.id,
-            endpoint="/v1/images/generations",
-            completion_window="24h",
-            window_ms=DAY_MS,
-            metadata=None,
-            name="lines.jsonl",
-            budget_micro_usd=None,
-            deadline=None,
-            priority=0,
-            preview_id=None,
-            base_url="http://here",
-            output_seconds=None,
-        )
-        return repository.order_batch(replace(order, **wanted))[0]
+        made = replace(an_order(file.id, key=None), name="lines.jsonl")
+        return repository.order_batch(replace(made, **wanted))[0]
 
     return order
 

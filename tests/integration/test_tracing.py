@@ -12,7 +12,6 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from db.api_batches import Order
 from routet2i import tracing
 from routet2i.contracts import QueueLimits, new_id
 from routet2i.errors import UsageError
@@ -27,6 +26,7 @@ from scheduler.retrying import retry
 from scheduler.service import run_window
 from scheduler.single import submit_single
 from scheduler.submit import submit_file
+from tests.protocol.world import order as an_order
 
 
 @pytest.fixture
@@ -155,25 +155,7 @@ def _order(repository: Any, settings: Settings) -> str:
     )
     name, size = FileStore(root=settings.files).put(io.BytesIO(line))
     file = repository.add_file(client="ann", filename="a.jsonl", size=size, sha256=name, seconds=None)
-    order, _ = repository.order_batch(
-        Order(
-            client="ann",
-            idem_key=None,
-            body_sha256="b",
-            input_file_id=file.id,
-            endpoint="/v1/images/generations",
-            completion_window="24h",
-            window_ms=86_400_000,
-            metadata=None,
-            name="a.jsonl",
-            budget_micro_usd=None,
-            deadline=None,
-            priority=0,
-            preview_id=None,
-            base_url="http://here",
-            output_seconds=None,
-        )
-    )
+    order, _ = repository.order_batch(an_order(file.id, key=None))
     assert Clerk(repository, settings).step()
     batch: str = repository.find_order(order.id).batch_id
     return batch

@@ -6,6 +6,7 @@ The table names each route of the application; a new route fails here until some
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from db import files, models
-from db.api_batches import Order
 from db.files import Purpose
 from db.gallery import Wish, gallery
 from db.keys import Role
@@ -31,6 +31,7 @@ from scheduler.file_store import FileStore
 from tests.integration.served import Guess
 from tests.pages import seeding
 from tests.pages.seeding import Drawing, Wanted
+from tests.protocol.world import order as an_order
 
 SITE = "http://pages.test"
 MARK = "annssecret"  # stands in everything that is ann's
@@ -200,13 +201,8 @@ class Office:
 
     def _order(self) -> tuple[str, str]:
         order, _ = self.repository.order_batch(
-            Order(
-                client="ann", idem_key="same", body_sha256="b", input_file_id=self.add_file(),
-                endpoint="/v1/images/generations", completion_window="24h", window_ms=1, metadata=None,
-                name=MARK, budget_micro_usd=None, deadline=None, priority=0, preview_id=None,
-                base_url="http://here", output_seconds=None,
-            )
-        )  # fmt: skip
+            replace(an_order(self.add_file(), key="same"), name=MARK, window_ms=1)
+        )
         with transaction(self.engine) as connection:
             output = files.add(
                 connection, client="ann", purpose=Purpose.OUTPUT, filename=f"{MARK}.jsonl", size=1,

@@ -273,7 +273,7 @@ def intend(repository: Repository, claim: Claim, place: int, *, repeatable: bool
     return permit.call_id
 
 
-def order(file_id: str, *, key: str, body: str = "b") -> Order:
+def order(file_id: str, *, key: str | None, body: str = "b") -> Order:
     return Order(
         client="ann",
         idem_key=key,

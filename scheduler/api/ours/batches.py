@@ -13,11 +13,11 @@ from db import audit, listing
 from db.audit import BatchStatus
 from db.listing import JobLine
 from routet2i.contracts import NAME, JobState
-from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.fields import idempotency_key
-from scheduler.api.ours.sight import UUID, BatchId, batch_owned, batch_seen, repository_of
+from scheduler.api.ours.sight import UUID, BatchId, batch_owned, batch_seen
 from scheduler.api.paging import After, Limit, Page, page
 from scheduler.retrying import Retry
 from scheduler.retrying import retry as retry_jobs
@@ -242,7 +242,7 @@ def reroute(
     request: Request, caller: AnyCaller, batch_id: BatchId, wanted: Reroute, key: Key = None
 ) -> Round:
     """Let another tier draw the jobs that failed, that one tier drew, or that are named: a new batch."""
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     tiers = settings.read_tiers()
     tier = wanted.tier or tiers.cloud
     for param, name in (("tier", tier), ("drawn_by", wanted.drawn_by)):
@@ -270,7 +270,7 @@ def _again(
 ) -> Round:
     idempotency_key(key)
     batch_owned(request, caller, batch_id)
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     return Round.of(
         retry_jobs(
             repository_of(request),

@@ -13,7 +13,7 @@ from db.fairness import MOST_WEIGHT
 from routet2i.contracts import NAME, SHADOW_CLIENT
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Admin, AnyCaller
-from scheduler.api.ours.sight import repository_of
+from scheduler.api.deployment import repository_of
 
 router = APIRouter(prefix="/routet2i/v1/clients", tags=["clients"])
 

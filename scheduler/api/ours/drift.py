@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
 
-from routet2i.settings import Settings
 from scheduler.api.callers import Auditor
-from scheduler.api.ours.sight import repository_of
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.comparison import compare
 from scheduler.drift import RULE
 
@@ -75,7 +74,7 @@ def drift(
     pairs: Annotated[int, Query(ge=1, le=MOST_PAIRS, description="newest pairs that are compared")] = 1_000,
 ) -> Drifts:
     """Compare predictions with pictures where both tiers drew the same prompt."""
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     repository = repository_of(request)
     found = compare(
         repository.shadow_pairs(limit=pairs),

@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from db import listing
 from routet2i.heartbeat import LIVE_SECONDS
-from routet2i.settings import Settings
 from scheduler.api.callers import AnyCaller, Auditor
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.ours.batches import usd
-from scheduler.api.ours.sight import repository_of
 from scheduler.api.paging import After, Limit, Page, page
 
 router = APIRouter(prefix="/routet2i/v1", tags=["fleet"])
@@ -90,7 +89,7 @@ def list_windows(request: Request, caller: Auditor, limit: Limit = 20, after: Af
 @router.get("/tiers")
 def list_tiers(request: Request, caller: AnyCaller) -> Tiers:
     """List the tiers that jobs are routed to, or may ask for: price of one picture, workers, backlog."""
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     repository = repository_of(request)
     tiers = settings.read_tiers()
     pools = repository.pools(tiers.routed, sample=200)

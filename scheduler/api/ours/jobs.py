@@ -13,7 +13,8 @@ from db.story import JobStory, job_story
 from routet2i.contracts import JobState
 from scheduler.allocator import REASONS
 from scheduler.api.callers import AnyCaller
-from scheduler.api.ours.sight import JobId, job_owned, job_seen, repository_of
+from scheduler.api.deployment import repository_of
+from scheduler.api.ours.sight import JobId, job_owned, job_seen
 
 router = APIRouter(prefix="/routet2i/v1/jobs", tags=["jobs"])
 

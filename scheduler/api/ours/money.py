@@ -15,8 +15,9 @@ from routet2i.contracts import NAME, BudgetPolicy, Carry, Purse, Scope
 from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Admin, AnyCaller
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.ours.batches import PLAIN, micro, usd
-from scheduler.api.ours.sight import batch_seen, repository_of
+from scheduler.api.ours.sight import batch_seen
 from scheduler.budget import purse_of
 
 router = APIRouter(prefix="/routet2i/v1/budgets", tags=["budgets"])
@@ -98,7 +99,7 @@ def list_budgets(
             raise Refused(404, "no such budget", code="not_found", param="name")
         else:
             scope, name = Scope.CLIENT, caller.client
-    purse = _purse(request.app.state.settings)
+    purse = _purse(settings_of(request))
     found = balances.balances(engine, purse=purse, scope=scope, name=name)
     return Budgets(data=[Budget.of(one) for one in found])
 
@@ -112,7 +113,7 @@ def set_budget(request: Request, caller: Admin, wanted: Limit) -> Budgets:
         )
     if wanted.scope is Scope.BATCH:
         batch_seen(request, caller, wanted.name)
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     if wanted.scope is Scope.DEPLOYMENT and wanted.name != settings.deployment:
         raise Refused(404, f"this is deployment {settings.deployment}", code="not_found", param="name")
     repository = repository_of(request)

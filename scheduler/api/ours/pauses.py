@@ -14,8 +14,9 @@ from routet2i.contracts import NAME
 from routet2i.errors import NotFound
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller
+from scheduler.api.deployment import repository_of, tiers_of
 from scheduler.api.ours.batches import PLAIN
-from scheduler.api.ours.sight import batch_owned, repository_of
+from scheduler.api.ours.sight import batch_owned
 
 router = APIRouter(prefix="/routet2i/v1/pauses", tags=["pauses"])
 
@@ -97,7 +98,7 @@ def _may(request: Request, caller: Caller, kind: Paused, name: str) -> None:
     if kind is Paused.BATCH:
         batch_owned(request, caller, name)
         return
-    if kind is Paused.TIER and name not in request.app.state.settings.read_tiers().routed:
+    if kind is Paused.TIER and name not in tiers_of(request).routed:
         raise Refused(404, f"no tier {name}", code="not_found", param="name")
     own = kind is Paused.CLIENT and caller.may_change(name)
     if not (own or caller.may_change_all):

@@ -13,7 +13,7 @@ from db import listing
 from routet2i.images import ImageStore
 from scheduler.api.answers import Refused
 from scheduler.api.callers import caller
-from scheduler.api.ours.sight import repository_of
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.picture_links import PictureLinks
 
 FOR_EVER = "private, max-age=31536000, immutable"
@@ -76,7 +76,7 @@ def show(
         headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    path = ImageStore(root=request.app.state.settings.pictures).path_of(sha256)
+    path = ImageStore(root=settings_of(request).pictures).path_of(sha256)
     if not path.is_file():
         raise missing
     return FileResponse(path, media_type="image/png", headers=headers)

@@ -20,8 +20,8 @@ from routet2i.errors import BudgetTooSmall
 from routet2i.settings import Settings
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Submitter
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.ours.batches import micro, usd
-from scheduler.api.ours.sight import repository_of
 from scheduler.api.turns import Turn
 from scheduler.intake import read_requests
 from scheduler.predictor.interface import Predictor, Registry
@@ -151,7 +151,7 @@ def make(request: Request, caller: Submitter, wanted: Wanted) -> Foreseen:
     """Predict, plan, keep the plan, and show it. Submit the same lines from it and it is the bill."""
     if wanted.budget_usd is not None and wanted.quality is not None:
         raise Refused(400, "give budget_usd or quality, not both", code="invalid_request", param="quality")
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     oracle: Oracle = request.app.state.oracle
     repository = repository_of(request)
     tiers = settings.read_tiers()

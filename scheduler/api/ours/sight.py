@@ -10,20 +10,14 @@ from fastapi import Path, Request
 
 from db import listing
 from db.listing import Owner
-from db.repository import Repository
 from routet2i.errors import NotFound
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller
+from scheduler.api.deployment import repository_of
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 BatchId = Annotated[str, Path(max_length=64, description="a batch's id")]
 JobId = Annotated[str, Path(max_length=64, description="a job's id")]
-
-
-def repository_of(request: Request) -> Repository:
-    """Return the verbs on this deployment's database."""
-    found: Repository = request.app.state.repository
-    return found
 
 
 def batch_seen(request: Request, caller: Caller, batch_id: str) -> Owner:

@@ -12,13 +12,12 @@ from fastapi.responses import Response
 
 from db.audit import BatchStatus
 from db.pauses import Paused
-from db.repository import Repository
 from db.story import JobStory
 from routet2i.contracts import NAME, JobState
 from routet2i.errors import NotFound
-from routet2i.tiers import Tiers
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller
+from scheduler.api.deployment import repository_of, settings_of, tiers_of
 from scheduler.api.pages.amounts import micro_usd
 from scheduler.api.pages.batches import own_batch, standing, told
 from scheduler.api.pages.frame import Id, Visitor, changed_by, pages
@@ -371,7 +370,7 @@ def again(
         batch_id,
         job_ids=job_ids,
         tiers=tiers_of(request),
-        limits=queue_limits(request.app.state.settings),
+        limits=queue_limits(settings_of(request)),
         budget_micro_usd=micro_usd(budget),
         tier=tier,
         drawn_by=drawn_by,
@@ -380,15 +379,3 @@ def again(
         return told(f"/batches/{batch_id}", "nothing", 0)
     done = "nothing" if not made.jobs else "retried" if tier is None else "rerouted"
     return told(f"/batches/{made.batch_id}", done, made.jobs)
-
-
-def repository_of(request: Request) -> Repository:
-    """Return the verbs on this deployment's database."""
-    found: Repository = request.app.state.repository
-    return found
-
-
-def tiers_of(request: Request) -> Tiers:
-    """Return the deployment's tiers."""
-    found: Tiers = request.app.state.settings.read_tiers()
-    return found

@@ -16,10 +16,10 @@ from db import dashboard, gallery
 from db.audit import BatchStatus, rejections
 from db.gallery import LINE, PRS, Wish
 from db.pauses import Pause, Paused
-from db.repository import Repository
 from routet2i.contracts import JobState
 from routet2i.heartbeat import LIVE_SECONDS
 from scheduler.api.callers import Caller
+from scheduler.api.deployment import repository_of, tiers_of
 from scheduler.api.pages import charts
 from scheduler.api.pages.frame import SEE_OTHER, Id, Visitor, pages, shown_to
 from scheduler.api.pages.rendering import STATES, page
@@ -68,7 +68,7 @@ def row(status: BatchStatus, *, paused: Pause | None) -> Row:
 
 def everything(request: Request, found: Caller, *, after: str | None) -> dict[str, Any]:
     """Return what the first page shows."""
-    repository: Repository = request.app.state.repository
+    repository = repository_of(request)
     heads = dashboard.heads(
         repository.engine,
         client=None if found.sees_all else found.client,
@@ -90,14 +90,14 @@ def everything(request: Request, found: Caller, *, after: str | None) -> dict[st
 
 def pauses(request: Request) -> dict[tuple[Paused, str], Pause]:
     """Return all that is paused."""
-    return {(one.kind, one.name): one for one in request.app.state.repository.pauses()}
+    return {(one.kind, one.name): one for one in repository_of(request).pauses()}
 
 
 def flows(request: Request) -> list[dashboard.Flow]:
     """Return the tiers' flows, the light one first."""
-    tiers = request.app.state.settings.read_tiers()
+    tiers = tiers_of(request)
     return dashboard.flows(
-        request.app.state.repository.engine, tiers=list(tiers.profiles), live_seconds=LIVE_SECONDS
+        repository_of(request).engine, tiers=list(tiers.profiles), live_seconds=LIVE_SECONDS
     )
 
 
@@ -201,7 +201,7 @@ def progress(request: Request, found: Caller, status: BatchStatus) -> dict[str, 
     return {
         "row": row(status, paused=held.get((Paused.BATCH, status.batch_id))),
         "may_change": found.may_change(status.client),
-        "cloud": request.app.state.settings.read_tiers().cloud,
+        "cloud": tiers_of(request).cloud,
         "client_paused": held.get((Paused.CLIENT, status.client)),
         "status": status,
         "final": final,
@@ -232,7 +232,7 @@ def batch(
     after: str = "",
 ) -> Response:
     """Show a batch and its gallery."""
-    repository: Repository = request.app.state.repository
+    repository = repository_of(request)
     status = own_batch(request, found, batch_id)
     known = gallery.metrics(repository.engine, batch_id)
     filters = Filters(

@@ -10,11 +10,11 @@ from fastapi.responses import Response
 
 from db import dashboard
 from db.balances import Balance, balances
-from db.repository import Repository
 from routet2i.contracts import Scope
 from routet2i.errors import UsageError
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller
+from scheduler.api.deployment import repository_of, settings_of, tiers_of
 from scheduler.api.pages import charts
 from scheduler.api.pages.batches import told
 from scheduler.api.pages.frame import Overseer, Visitor, pages
@@ -28,8 +28,8 @@ router = pages()
 
 def visible(request: Request, found: Caller) -> list[Balance]:
     """Return the budgets that the visitor may see."""
-    settings = request.app.state.settings
-    repository: Repository = request.app.state.repository
+    settings = settings_of(request)
+    repository = repository_of(request)
     purse = purse_of(
         deployment=settings.deployment,
         limit_micro_usd=settings.budget_micro_usd,
@@ -43,7 +43,7 @@ def visible(request: Request, found: Caller) -> list[Balance]:
 @router.get("/budgets")
 def budgets(request: Request, found: Visitor) -> Response:
     """Show what may be spent."""
-    repository: Repository = request.app.state.repository
+    repository = repository_of(request)
     shown = visible(request, found)
     heads = dashboard.heads(repository.engine, limit=LISTED) if found.sees_all else []
     calls, most = repository.unknown_calls() if found.sees_all else (0, 0)
@@ -80,11 +80,11 @@ def resume(
     """Let a tier that billed too much buy again."""
     if not found.may_submit:
         raise Refused(403, "this needs a key of role admin", code="role")
-    if tier not in request.app.state.settings.read_tiers().profiles:
+    if tier not in tiers_of(request).profiles:
         raise UsageError(f"no tier {tier!r}")
     if not reason.isprintable():
         raise UsageError("write the reason in one line, without control characters")
     if not reason.strip():
         raise UsageError("say why the bill is accepted")
-    done = request.app.state.repository.resume_tier(tier, who=f"key {found.key_id}", reason=reason.strip())
+    done = repository_of(request).resume_tier(tier, who=f"key {found.key_id}", reason=reason.strip())
     return told("/budgets", "resumed" if done else "nothing", 0)

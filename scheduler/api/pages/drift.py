@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from db.pairs import ShadowPair, newest_pairs
 from db.repository import Repository
 from routet2i.settings import Settings
+from scheduler.api.deployment import repository_of
 from scheduler.api.pages import charts
 from scheduler.api.pages.frame import Overseer, pages
 from scheduler.api.pages.rendering import page
@@ -70,5 +71,5 @@ def drift(request: Request, found: Overseer) -> Response:
         points=POINTS,
         shown=WINDOWS,
         line=charts.line,
-        predictors=request.app.state.repository.predictors(),
+        predictors=repository_of(request).predictors(),
     )

@@ -15,6 +15,7 @@ from routet2i.contracts import SHADOW_CLIENT, JobState
 from routet2i.errors import RouteT2IError
 from scheduler.api.answers import Refused
 from scheduler.api.callers import Caller
+from scheduler.api.deployment import repository_of, tiers_of
 from scheduler.api.pages import charts
 from scheduler.api.pages.batches import standing
 from scheduler.api.pages.frame import Id, Visitor, pages, shown_to
@@ -28,7 +29,7 @@ router = pages()
 
 def own_job(request: Request, found: Caller, job_id: str) -> JobStory:
     """Return a job that the visitor may see; raises NotFound."""
-    story = job_story(request.app.state.repository.engine, job_id)
+    story = job_story(repository_of(request).engine, job_id)
     shown_to(found, story.client, what=f"job {job_id}")
     return story
 
@@ -36,7 +37,7 @@ def own_job(request: Request, found: Caller, job_id: str) -> JobStory:
 @router.get("/jobs/{job_id}")
 def job(request: Request, found: Visitor, job_id: Id, words: bool = False) -> Response:
     """Show a job."""
-    engine = request.app.state.repository.engine
+    engine = repository_of(request).engine
     story = own_job(request, found, job_id)
     card = gallery.card(engine, job_id)
     before, after = gallery.neighbours(engine, story.batch_id, line_no=story.line_no)
@@ -73,7 +74,7 @@ def job(request: Request, found: Visitor, job_id: Id, words: bool = False) -> Re
 
 def elsewhere(request: Request, story: JobStory) -> str | None:
     """Return the tier that may draw a job once more, the cloud; None = it may not, or has drawn it."""
-    cloud: str = request.app.state.settings.read_tiers().cloud
+    cloud: str = tiers_of(request).cloud
     again = story.state.is_final and story.retried_by is None and story.client != SHADOW_CLIENT
     return cloud if again and (story.state is not JobState.SUCCEEDED or story.tier != cloud) else None
 
@@ -83,7 +84,7 @@ def scores(request: Request, card: Card, *, batch_id: str, predicted: Any) -> di
     picture = card.picture
     if picture is None:
         return {"radar": None, "table": [], "sampled": 0}
-    means, sampled = gallery.tier_means(request.app.state.repository.engine, batch_id, tier=picture.tier)
+    means, sampled = gallery.tier_means(repository_of(request).engine, batch_id, tier=picture.tier)
     names = sorted(picture.scores)
     series = {"mean": means, "own": picture.scores}
     other = card.shadow.scores if card.shadow is not None else {}

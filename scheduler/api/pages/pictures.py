@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from db.gallery import owned_picture
 from routet2i.errors import GenerationFailed, NotFound
 from routet2i.images import ImageStore
+from scheduler.api.deployment import repository_of, settings_of
 from scheduler.api.pages.frame import Id, Index, Visitor, pages, shown_to
 
 KEPT = "private, max-age=31536000, immutable"
@@ -23,7 +24,7 @@ def picture(
     request: Request, found: Visitor, job_id: Id, index: Index, size: Literal["whole", "small"]
 ) -> Response:
     """Serve one picture of a job."""
-    owned = owned_picture(request.app.state.repository.engine, job_id, index=index)
+    owned = owned_picture(repository_of(request).engine, job_id, index=index)
     shown_to(found, owned.client, what=f"picture {index} of job {job_id}")
     tag = f'"{owned.sha256}-{size}"'
     if owned.deleted:
@@ -32,7 +33,7 @@ def picture(
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     try:
-        png = ImageStore(root=request.app.state.settings.pictures).read(owned.sha256)
+        png = ImageStore(root=settings_of(request).pictures).read(owned.sha256)
     except GenerationFailed as error:
         raise NotFound(str(error)) from error
     if size == "whole":

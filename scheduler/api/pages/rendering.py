@@ -17,6 +17,7 @@ from db.gallery import PRS
 from routet2i.contracts import JobState
 from scheduler.allocator import REASONS
 from scheduler.api.callers import Caller
+from scheduler.api.deployment import settings_of, tiers_of
 from scheduler.api.pages.static_files import address
 from scheduler.running import running
 
@@ -70,7 +71,7 @@ def page(
         values: of the template.
     """
     theme = request.cookies.get(THEME, "")
-    tiers = request.app.state.settings.read_tiers()
+    tiers = tiers_of(request)
     told = request.query_params.get("did", "")
     number = request.query_params.get("n", "")[:9]
     number = number if number.isdecimal() else "0"
@@ -93,9 +94,9 @@ def page(
 
 def flower(request: Request) -> str | None:
     """Return the address of the workers' view: the setting, or of the one that runs in this home."""
-    if url := request.app.state.settings.flower_url:
+    if url := settings_of(request).flower_url:
         return str(url)
-    stack = running(request.app.state.settings.home)
+    stack = running(settings_of(request).home)
     found = None if stack is None else stack.get("flower")
     return None if found is None else str(found["url"])
 
