@@ -5,7 +5,8 @@ ours end in one line on standard error and their own exit code (`scheduler.cli.e
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,40 @@ from routet2i import __version__
 from routet2i.errors import RouteT2IError, UsageError
 from scheduler.cli.session import log_to_stderr
 from scheduler.cli.show import clean, console
+
+COMMANDS: Mapping[str, Mapping[str, str]] = {  # panel of the help -> function -> its module
+    "Begin": {"demo": "stack", "up": "stack"},
+    "Batches": {
+        "preview": "preview",
+        "submit": "batches",
+        "status": "batches",
+        "results": "results",
+        "audit": "results",
+        "sql": "sql",
+        "cancel": "batches",
+        "retry": "retrying",
+        "pause": "pausing",
+        "resume": "pausing",
+    },
+    "Look after it": {
+        "health": "health",
+        "doctor": "checks",
+        "prune": "pruning",
+        "backup": "backups",
+        "restore": "backups",
+    },
+    "Parts of `up`, one by one": {"worker": "processes", "scheduler": "processes", "serve": "serve"},
+    "Plan": {"simulate": "simulate"},
+}
+GROUPS: Mapping[str, str] = {  # group -> its module
+    "budget": "budgets",
+    "client": "clients",
+    "key": "keys",
+    "webhook": "webhooks",
+    "predictor": "predictors",
+    "db": "databases",
+}
+LIVING = "Settings that live in the database"
 
 
 class OneLineErrors(TyperGroup):
@@ -44,62 +79,28 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(error.exit_code) from None
 
 
-def make_app() -> typer.Typer:
-    """Return the application with all its commands."""
-    from scheduler.cli import (
-        backups,
-        batches,
-        budgets,
-        checks,
-        clients,
-        health,
-        keys,
-        pausing,
-        predictors,
-        preview,
-        processes,
-        pruning,
-        results,
-        retrying,
-        serve,
-        simulate,
-        sql,
-        stack,
-        webhooks,
-    )
+def make_app(only: str | None = None) -> typer.Typer:
+    """Return the application.
 
+    Args:
+        only: a command or group that is the only one in it, as long as there is one of that name: importing
+            what all the others need takes a second.
+    """
+    known = {name for commands in COMMANDS.values() for name in commands} | GROUPS.keys()
+    chosen = {only} & known or known
     app = _empty()
-    for panel, commands in {
-        "Begin": (stack.demo, stack.up),
-        "Batches": (
-            *(preview.preview, batches.submit, batches.status, results.results, results.audit),
-            *(sql.sql, batches.cancel, retrying.retry, pausing.pause, pausing.resume),
-        ),
-        "Look after it": (health.health, checks.doctor, pruning.prune, backups.backup, backups.restore),
-        "Parts of `up`, one by one": (processes.worker, processes.scheduler, serve.serve),
-        "Plan": (simulate.simulate,),
-    }.items():
-        for command in commands:
-            app.command(rich_help_panel=panel)(command)
-    for name, group in {
-        "budget": budgets.budget,
-        "client": clients.client,
-        "key": keys.key,
-        "webhook": webhooks.webhook,
-        "predictor": predictors.predictor,
-        "db": processes.db,
-    }.items():
-        app.add_typer(group, name=name, rich_help_panel="Settings that live in the database")
+    for panel, commands in COMMANDS.items():
+        for name, module in commands.items():
+            if name in chosen:
+                app.command(rich_help_panel=panel)(_of(module, name))
+    for name, module in GROUPS.items():
+        if name in chosen:
+            app.add_typer(_of(module, name), name=name, rich_help_panel=LIVING)
     return app
 
 
-def make_probe() -> typer.Typer:
-    """Return the application with `health` alone: what the other commands import takes a second."""
-    from scheduler.cli import health
-
-    app = _empty()
-    app.command()(health.health)
-    return app
+def _of(module: str, name: str) -> Any:
+    return getattr(import_module(f"scheduler.cli.{module}"), name)
 
 
 def _empty() -> typer.Typer:
@@ -150,7 +151,7 @@ def _start(
 
 def main() -> None:
     """Run the command line; the console script."""
-    (make_probe() if _command(sys.argv[1:]) == "health" else make_app())()
+    make_app(_command(sys.argv[1:]))()
 
 
 def _command(arguments: Sequence[str]) -> str | None:

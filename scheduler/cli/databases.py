@@ -1,4 +1,4 @@
-"""`db schema` and `db grant`: what stands in the database, and who may do what with it.
+"""`db`: make the database and bring it up to date, say what stands in it and who may do what with it.
 
 It prints; the page is `db.schema_page`, rights are `db.roles`.
 """
@@ -10,11 +10,49 @@ import typer
 
 from db.roles import Duty
 from db.roles import grant as grant_rights
+from db.session import check_schema, make_engine
+from db.session import upgrade as upgrade_schema
+from routet2i.settings import Settings
 from scheduler.cli.batches import Json
 from scheduler.cli.session import open_repository, read_settings
 from scheduler.cli.show import as_json, console, write_line
 
+db = typer.Typer(no_args_is_help=True, help="The database: create it, describe it, say who may read it.")
 
+
+@db.command()
+def upgrade(ctx: typer.Context, json: Json = False) -> None:
+    """Create the database's tables, or bring them to this program's version; repeat as you like.
+
+    Example: routet2i db upgrade
+    """
+    settings = read_settings(ctx)
+    upgrade_schema(settings.database)
+    _print_current(settings, json=json)
+
+
+@db.command()
+def current(ctx: typer.Context, json: Json = False) -> None:
+    """Say whether the database's schema is this program's; exit code 5 if not.
+
+    Example: routet2i db current
+    """
+    settings = read_settings(ctx)
+    open_repository(settings)
+    _print_current(settings, json=json)
+
+
+def _print_current(settings: Settings, *, json: bool) -> None:
+    engine = make_engine(settings.database)
+    check_schema(engine)
+    url = engine.url.render_as_string(hide_password=True)
+    if json:
+        write_line(as_json({"url": url, "current": True}))
+    else:
+        console().print(f"schema is current: {url}", soft_wrap=True)
+
+
+@db.command()
 def schema(
     output: Annotated[Path | None, typer.Option(help="Write to this file, not to standard output.")] = None,
 ) -> None:
@@ -29,6 +67,7 @@ def schema(
         stream.write(page())
 
 
+@db.command()
 def grant(
     ctx: typer.Context,
     role: Annotated[str, typer.Argument(help="A role of PostgreSQL that exists already.")],

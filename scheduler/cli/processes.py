@@ -1,4 +1,4 @@
-"""`db`, `worker` and `scheduler`: the parts that a deployment runs one by one.
+"""`worker` and `scheduler`: the parts that a deployment runs one by one.
 
 It connects settings to processes; `routet2i up` does the same for one machine (`scheduler.local`).
 """
@@ -11,8 +11,6 @@ import typer
 from pydantic import SecretStr
 
 from db.repository import Repository
-from db.session import check_schema, make_engine
-from db.session import upgrade as upgrade_schema
 from routet2i import tracing
 from routet2i.images import ImageStore
 from routet2i.log import configure
@@ -20,51 +18,12 @@ from routet2i.pulse import Pulse
 from routet2i.settings import Settings, share_cores
 from routet2i.worker import worker_command
 from scheduler import broker
-from scheduler.cli import databases
-from scheduler.cli.batches import Json
 from scheduler.cli.interrupts import Interrupts
 from scheduler.cli.session import open_repository, read_settings
-from scheduler.cli.show import as_json, console, write_line
 from scheduler.dispatch import make_publisher
 from scheduler.predictor.live import follow
 from scheduler.running import find_broker
 from scheduler.service import Scheduler
-
-db = typer.Typer(no_args_is_help=True, help="The database: create it, describe it, say who may read it.")
-db.command()(databases.schema)
-db.command()(databases.grant)
-
-
-@db.command()
-def upgrade(ctx: typer.Context, json: Json = False) -> None:
-    """Create the database's tables, or bring them to this program's version; repeat as you like.
-
-    Example: routet2i db upgrade
-    """
-    settings = read_settings(ctx)
-    upgrade_schema(settings.database)
-    _print_current(settings, json=json)
-
-
-@db.command()
-def current(ctx: typer.Context, json: Json = False) -> None:
-    """Say whether the database's schema is this program's; exit code 5 if not.
-
-    Example: routet2i db current
-    """
-    settings = read_settings(ctx)
-    open_repository(settings)
-    _print_current(settings, json=json)
-
-
-def _print_current(settings: Settings, *, json: bool) -> None:
-    engine = make_engine(settings.database)
-    check_schema(engine)
-    url = engine.url.render_as_string(hide_password=True)
-    if json:
-        write_line(as_json({"url": url, "current": True}))
-    else:
-        console().print(f"schema is current: {url}", soft_wrap=True)
 
 
 def worker(ctx: typer.Context, tier: Annotated[str, typer.Argument(help="A tier of the tier file.")]) -> None:
