@@ -1,5 +1,6 @@
 #!/bin/sh
-# A batch with curl alone: health, upload, order, wait, download. `sh examples/curl.sh prompts.txt`, one prompt a line.
+# A batch with curl alone: health, upload, order, wait, download. `sh examples/curl.sh prompts.txt`, one prompt a line,
+# and BUDGET_USD of dollars (1).
 # Python stands in for jq, which not everybody has: it makes the lines and reads fields out of answers.
 set -eu
 
@@ -39,13 +40,13 @@ while [ "$status" = validating ] || [ "$status" = in_progress ] || [ "$status" =
     echo "$status"
 done
 
-# the output's lines tell each picture's address, which wants the key as well
+# the output's lines tell each picture's address, which is signed: for an hour it opens without the key
 ask "$base/files/$(ask "$base/batches/$batch" | field output_file_id)/content" > "$lines"
 "$python" -c '
 import json, sys
 for line in map(json.loads, sys.stdin):
     print(line["custom_id"], line["response"]["body"]["data"][0]["url"])' < "$lines" |
     while read -r name url; do
-        ask "$url" --output "$name.png"
+        curl --silent --show-error --fail-with-body "$url" --output "$name.png"
         echo "$name.png"
     done

@@ -23,7 +23,7 @@ SHOWN = ("what", "name", "since", "who", "reason")
 
 Batch = Annotated[str | None, typer.Argument(help="A batch: id, the beginning of an id, or 'last'.")]
 Client = Annotated[str | None, typer.Option(metavar="NAME", help="A client instead, all of its batches.")]
-Tier = Annotated[str | None, typer.Option(metavar="NAME", help="A tier instead: windows give it no jobs.")]
+Tier = Annotated[str | None, typer.Option(metavar="NAME", help="A tier instead; paused, it gets no jobs.")]
 
 
 def pause(

@@ -150,7 +150,7 @@ def test_every_file_setting_and_link_exists() -> None:
             continue
         path, _, heading = target.partition("#")
         there = (ROOT / "docs" / path).resolve().read_text(encoding="utf-8")
-        assert not heading or f"## {heading}" in there.lower(), target
+        assert not heading or f"## {heading.replace('-', ' ')}" in there.lower(), target
 
 
 def test_every_service_of_compose_is_told_of_with_its_port() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from db.session import make_engine, reading
 from routet2i.contracts import JobState, MicrobatchState
 from routet2i.settings import Settings
-from routet2i.tiers import _HTTP_KEYS, _http_keys
+from routet2i.tiers import _HTTP_KEYS, _KEYS, ROUTING, _http_keys, read_tiers
 from scheduler.allocator import REASONS
 from scheduler.cli import make_app
 from scheduler.cli.exits import MEANING
@@ -86,7 +86,7 @@ def test_every_command_that_the_operations_page_names_exists_with_its_options() 
     for line in typed:
         # When it is looked up
         words = _words(line)
-        name = " ".join(words[: 2 if words[0] in ("budget", "db") else 1])
+        name = " ".join(words[: 2 if re.fullmatch(GROUPS, words[0]) else 1])
         # Then the program knows the command, its options and its choices
         commands()[name].make_context(name, words[len(name.split()) :])
 
@@ -190,6 +190,28 @@ def test_every_command_of_the_page_about_paid_tiers_exists(tmp_path: Path, sqlit
     with reading(engine) as connection:
         assert connection.execute(text(query)).all() == []
     engine.dispose()
+
+
+def test_the_page_of_tier_files_has_every_key_with_its_default_and_an_example_that_is_read(
+    tmp_path: Path,
+) -> None:
+    # Given the page's two tables
+    page = (ROOT / "docs" / "tier-files.md").read_text(encoding="utf-8")
+    tier, routing = page.split("## A tier\n")[1].split("## Which tiers are routed\n")
+    rows = re.findall(r"^\| `([a-z_]+)` \|(.*?)\| \S.* \|$", tier, re.MULTILINE)
+    # Then they are the program's keys, with the defaults that it has
+    shown = {...: "", None: "none"}
+    told = {key: default.strip("` ") for key, default in rows}
+    expected = {key: shown.get(default, str(default)) for key, (_, default) in _KEYS.items()}
+    assert told == expected | {"queue": "the name"}
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", routing, re.MULTILINE)) == set(ROUTING)
+    # And the file that it shows is one, beside a folder of that name
+    (tmp_path / "my-sdxl").mkdir()
+    file = tmp_path / "tiers.toml"
+    file.write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0], encoding="utf-8")
+    tiers = read_tiers(file)
+    assert tiers["cloud"].price(2, width=512, height=512) == 6_000
+    assert tiers.routed == ("edge", "cloud")
 
 
 def test_the_budget_pages_query_balances_on_an_empty_database(tmp_path: Path, sqlite_template: bytes) -> None:
