@@ -6,8 +6,8 @@ STAMP := $(VENV)/.ready
 # what the environment is made of: when it changes, so does the key, and `setup` runs again
 KEY := $(shell { $(PYTHON) --version; cat pyproject.toml constraints.txt; } 2>/dev/null | cksum | tr ' ' -)
 
-# test files at once; each process has a PostgreSQL of its own
-WORKERS ?= 2
+# test files at once, one for each processor but never one alone; each process has a PostgreSQL of its own
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n > 2 ? n : 2)))
 
 # stacks that `chaos-full` breaks side by side: times of recovery are only worth something with cores to spare
 AT_ONCE ?= 1
@@ -43,7 +43,7 @@ demo: setup ## start everything, draw the example prompts under a budget, write 
 up: setup ## run everything on this machine until Ctrl-C
 	$(BIN)/routet2i up
 
-test: lint browser ## lint, then every test that needs no accelerator; WORKERS=4 for more at once
+test: lint browser ## lint, then every test that needs no accelerator; WORKERS=2 for fewer at once
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 browser: setup ## fetch a Chromium for the tests of the pages, where this machine has none
