@@ -92,7 +92,7 @@ def test_the_probe_of_life_needs_no_thread(application: FastAPI) -> None:
 def test_many_who_wait_for_pictures_hold_up_nobody(
     application: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "WAIT_SECONDS", 2.0)
+    monkeypatch.setattr(images, "WAIT_SECONDS", 8.0)  # longer than all of them need to come
 
     async def work(client: httpx2.AsyncClient) -> list[int]:
         # Given more requests of one key than may wait, and nobody who draws

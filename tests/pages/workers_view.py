@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
-LONG = 600  # jobs of one microbatch: longer than two heartbeats
+LONG = 4_000  # jobs of one microbatch, as many as may be: much longer than two heartbeats anywhere
 WIDE = {"width": 1440, "height": 900}
 PATIENCE_SECONDS = 60
 ROWS = """table => {
