@@ -25,7 +25,7 @@ from tests.pages.seeding import Wanted, blank
 from tests.pages.site import Site, site
 from tests.postgresql import PostgresqlServer
 
-COMMAND = "python -m tests.pages"
+COMMAND = "make pages"
 TARGET_MS = 200
 TIMES = 15
 LARGE = 0.5  # of all jobs: the largest batch
