@@ -122,6 +122,16 @@ def look(connection: Connection, batch_id: str) -> int | None:
     return told
 
 
+def put_off(connection: Connection, batch_id: str) -> None:
+    """Look at a watched batch again after the longest pause: it is in the way of others."""
+    run(
+        connection,
+        """UPDATE webhook_watch SET look_ms = {NOW} + CAST(:pause AS bigint)
+            WHERE batch_id = :id AND look_ms IS NOT NULL""",
+        {"id": batch_id, "pause": LONGEST_MS},
+    )
+
+
 def tell_of_order(connection: Connection, order: Row[Any], *, state: str) -> int:
     """Write the deliveries of an order that has ended and never became a batch; return how many.
 

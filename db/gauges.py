@@ -218,12 +218,12 @@ def _late(connection: Connection) -> float | None:
 
 @dataclass(kw_only=True)
 class Sums:
-    """What outcomes came to."""
+    """What outcomes came to, in whole numbers: in which order they are added up makes no difference."""
 
     jobs: Counter[tuple[str, str]] = field(default_factory=Counter)  # (tier, state); "" = no tier had it
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)  # (tier, class of the error)
     micro_usd: Counter[str] = field(default_factory=Counter)  # tier -> charged
-    seconds: dict[str, float] = field(default_factory=dict)  # tier -> of the device
+    device_us: Counter[str] = field(default_factory=Counter)  # tier -> microseconds of the device
     attempts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (tier, OK or class of the error)
 
     def with_(self, other: "Sums") -> "Sums":
@@ -231,18 +231,15 @@ class Sums:
         return Sums(
             jobs=self.jobs + other.jobs,
             failures=self.failures + other.failures,
-            micro_usd=Counter(
-                {
-                    one: self.micro_usd[one] + other.micro_usd[one]
-                    for one in {**self.micro_usd, **other.micro_usd}
-                }
-            ),
-            seconds={
-                one: self.seconds.get(one, 0.0) + other.seconds.get(one, 0.0)
-                for one in {**self.seconds, **other.seconds}
-            },
+            micro_usd=_added(self.micro_usd, other.micro_usd),
+            device_us=_added(self.device_us, other.device_us),
             attempts=self.attempts + other.attempts,
         )
+
+
+def _added(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    """Return the sums, those that are 0 too: Counter's own `+` drops them."""
+    return Counter({name: one[name] + other[name] for name in {**one, **other}})
 
 
 class Totals:
@@ -281,13 +278,14 @@ def _sums(connection: Connection, *, after: int, until: int | None) -> Sums:
         connection,
         f"""SELECT COALESCE(o.tier, '') AS tier, o.state,
                    CASE WHEN o.state = 'failed' THEN o.error_class END AS error_class,
-                   count(*) AS jobs, sum(o.micro_usd) AS micro_usd, sum(o.seconds) AS seconds
+                   count(*) AS jobs, sum(o.micro_usd) AS micro_usd,
+                   sum(CAST(round(o.seconds * 1000000) AS bigint)) AS device_us
             FROM outcome o WHERE {stretch} GROUP BY 1, 2, 3""",  # noqa: S608 - texts of this function
         given,
     ):
         found.jobs[row.tier, row.state] += row.jobs
         found.micro_usd[row.tier] += int(row.micro_usd)
-        found.seconds[row.tier] = found.seconds.get(row.tier, 0.0) + row.seconds
+        found.device_us[row.tier] += int(row.device_us)
         if row.state == "failed":
             found.failures[row.tier, row.error_class or "unknown"] += row.jobs
     for row in run(

@@ -644,13 +644,23 @@ class Repository:
         return write(self.engine, lambda c: endings.notice(c, since_ms=since_ms))
 
     def tell_endings(self) -> int:
-        """Look at watched batches that are due and write what is to be sent of those that ended; how many."""
+        """Look at watched batches that are due and write what is to be sent of those that ended; how many.
+
+        One whose look raises is logged as an alarm and put off for a minute; the others go on.
+        """
         with reading(self.engine) as connection:
             batches = endings.due(connection)
         return sum(self._look(one) or 0 for one in batches)
 
     def _look(self, batch_id: str) -> int | None:
-        return write(self.engine, lambda c: endings.look(c, batch_id))
+        try:
+            return write(self.engine, lambda c: endings.look(c, batch_id))
+        except (ServiceUnavailable, SchemaMismatch):
+            raise
+        except Exception:
+            _log.critical("ending_failed", batch=batch_id, exc_info=True)
+            write(self.engine, lambda c: endings.put_off(c, batch_id))
+            return None
 
     def claim_delivery(self, *, delivery_id: str | None = None) -> Delivery | None:
         """Take the delivery that is due longest, of a webhook that nobody serves now; None if there is none.

@@ -7,7 +7,7 @@ changes nothing (`user`, `quality: auto`) is taken.
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from routet2i.errors import UsageError
 
@@ -17,14 +17,21 @@ NO_MODEL = "model_not_found"  # OpenAI's code
 ENVELOPE = ("custom_id", "method", "url", "body")
 SAME = ("prompt", "n", "negative_prompt", "seed", "priority", "deadline", "metadata")  # as in our own lines
 FORMATS = ("url", "b64_json")
+Quality = Literal["auto", "standard"]
+Background = Literal["auto", "opaque"]
+Moderation = Literal["auto", "low"]
+OutputFormat = Literal["png"]
+OutputCompression = Literal[100]
+PartialImages = Literal[0]
+Stream = Literal[False]
 HARMLESS: Mapping[str, frozenset[Any]] = {  # parameter -> values that ask for what we do anyway
-    "quality": frozenset({"auto", "standard"}),
-    "background": frozenset({"auto", "opaque"}),
-    "moderation": frozenset({"auto", "low"}),
-    "output_format": frozenset({"png"}),
-    "output_compression": frozenset({100}),
-    "partial_images": frozenset({0}),
-    "stream": frozenset({False}),
+    "quality": frozenset(get_args(Quality)),
+    "background": frozenset(get_args(Background)),
+    "moderation": frozenset(get_args(Moderation)),
+    "output_format": frozenset(get_args(OutputFormat)),
+    "output_compression": frozenset(get_args(OutputCompression)),
+    "partial_images": frozenset(get_args(PartialImages)),
+    "stream": frozenset(get_args(Stream)),
 }
 LABELS = ("user", "safety_identifier")  # whose wish it is, for the provider's records
 KNOWN = (*SAME, "model", "size", "response_format", *HARMLESS, *LABELS)

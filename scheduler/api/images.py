@@ -27,7 +27,18 @@ from scheduler.api.deployment import repository_of
 from scheduler.api.fields import Plain, idempotency_key, public_url
 from scheduler.api.lookout import Lookout
 from scheduler.intake import INTEGERS
-from scheduler.openai_lines import NO_MODEL, BadLine, requested_tier
+from scheduler.openai_lines import (
+    NO_MODEL,
+    Background,
+    BadLine,
+    Moderation,
+    OutputCompression,
+    OutputFormat,
+    PartialImages,
+    Quality,
+    Stream,
+    requested_tier,
+)
 from scheduler.picture_links import PictureLinks
 from scheduler.single import Single, submit_single
 
@@ -54,10 +65,15 @@ class ImageRequest(BaseModel):
         description="WIDTHxHEIGHT in pixels, or auto",
     )
     response_format: Literal["b64_json", "url"] | None = Field(None, description="b64_json")
-    quality: Literal["auto", "standard"] | None = None
-    output_format: Literal["png"] | None = None
-    stream: Literal[False] | None = None
+    quality: Quality | None = None
+    background: Background | None = None
+    moderation: Moderation | None = None
+    output_format: OutputFormat | None = None
+    output_compression: OutputCompression | None = None
+    partial_images: PartialImages | None = None
+    stream: Stream | None = None
     user: Plain | None = Field(None, max_length=256, description="kept with the job")
+    safety_identifier: Plain | None = Field(None, max_length=256, description="changes nothing")
     negative_prompt: str | None = None
     seed: int | None = Field(None, ge=INTEGERS["seed"][0], le=INTEGERS["seed"][1], description="of the first")
     budget_usd: float | None = Field(None, ge=0, le=1e9, description="most that it may cost")

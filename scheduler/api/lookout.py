@@ -53,6 +53,10 @@ class Lookout:
                 _log.warning("lookout_blind", error=str(error), retry_seconds=BLIND_SECONDS)
                 await asyncio.sleep(BLIND_SECONDS)
                 continue
+            except Exception:  # the task would end, and all who wait would learn nothing
+                _log.critical("lookout_failed", exc_info=True)
+                await asyncio.sleep(BLIND_SECONDS)
+                continue
             for job_id, end in found.items():
                 if end.state is None and end.defer_reason not in SHORT_OF_MONEY:
                     continue

@@ -241,7 +241,7 @@ def _outcomes(found: Sums) -> Iterator[Metric]:
         "device_seconds",
         "Seconds of the devices (GPU seconds where those are GPUs).",
         ("tier",),
-        {(tier,): seconds for tier, seconds in found.seconds.items()},
+        {(tier,): microseconds / 1e6 for tier, microseconds in found.device_us.items()},
     )
     yield _counter("attempts", "Attempts of finished jobs, by their end.", ("tier", "end"), found.attempts)
 

@@ -57,7 +57,10 @@ def send(outbox: Outbox, delivery: Delivery, *, private_hosts: Collection[str], 
             private_hosts=private_hosts,
         )
     except RouteT2IError as refused:
-        error = str(refused)
+        error = _printable(str(refused))
+    except Exception as failed:  # a try that is not concluded would be made for ever
+        _log.critical("webhook_failed", delivery=delivery.id, exc_info=True)
+        error = _printable(f"{type(failed).__name__}: {failed}")
     if status is not None and not 200 <= status < 300:
         error = f"the receiver answered {status}"
     state = outbox.conclude_delivery(
@@ -77,6 +80,11 @@ def send(outbox: Outbox, delivery: Delivery, *, private_hosts: Collection[str], 
         state=state,
     )
     return state
+
+
+def _printable(text: str) -> str:
+    """Return a text that may hold what a receiver has sent, as every database takes it."""
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 class Herald:

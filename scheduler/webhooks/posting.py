@@ -45,6 +45,8 @@ def check_url(url: str, *, private_hosts: Collection[str]) -> SplitResult:
         raise UsageError("that is no address; write https://HOST/PATH") from None
     if parts.scheme not in ("https", "http") or not parts.hostname or port == 0:
         raise UsageError("that is no address of a receiver; write https://HOST/PATH")
+    if not _is_name(parts.hostname):
+        raise UsageError("the host is no name: between its dots stand 1 to 63 characters; write it anew")
     if parts.username is not None or parts.password is not None:
         raise UsageError("the address holds a user or a password; the signature says who we are")
     if parts.fragment:
@@ -90,8 +92,9 @@ def post(
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         addresses = resolve(host, port)
-    except OSError as error:
-        raise PostFailed(f"the name {host} has no address: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PostFailed(f"the name {host} has no address: {reason}") from None
     if host not in private_hosts:
         for address in addresses:
             _require_public(host, address)
@@ -101,27 +104,36 @@ def post(
         plain = socket.create_connection((addresses[0], port), timeout=CONNECT_SECONDS)
     except OSError as error:
         raise PostFailed(f"no connection to {host}: {error.strerror or error}") from None
+    used: socket.socket = plain
     overdue = threading.Event()
 
     def cut() -> None:
         overdue.set()
         with suppress(OSError):
-            plain.shutdown(socket.SHUT_RDWR)  # whoever reads or writes there wakes
+            # whoever reads or writes there wakes; TLS' own shutdown would let it go on in clear text
+            socket.socket.shutdown(used, socket.SHUT_RDWR)
 
     watch = threading.Timer(whole_seconds, cut)
     watch.daemon = True
     watch.start()
-    used: socket.socket = plain
     try:
         plain.settimeout(whole_seconds)
         if parts.scheme == "https":
-            used = (context or ssl.create_default_context()).wrap_socket(plain, server_hostname=host)
+            used = secured = (context or ssl.create_default_context()).wrap_socket(
+                plain, server_hostname=host, do_handshake_on_connect=False
+            )
+            if overdue.is_set():  # `cut` came between, and found a socket that was none any more
+                raise TimeoutError
+            secured.do_handshake()
         connection = http.client.HTTPConnection(host, port)
         connection.sock = used
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         sent = {"Content-Type": "application/json", "User-Agent": "routet2i-webhooks", **headers}
         connection.request("POST", target, body=body, headers={**sent, "Host": parts.netloc})
-        return connection.getresponse().status
+        status = connection.getresponse().status
+        if overdue.is_set():  # a head that was cut off looks like one that has ended
+            raise TimeoutError
+        return status
     except (OSError, http.client.HTTPException, ValueError) as error:
         if overdue.is_set():
             raise PostFailed(f"{host} gave no answer within {whole_seconds:g} s") from None
@@ -135,6 +147,15 @@ def _told(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not good: {error.verify_message}"
     return f"{type(error).__name__}: {error}"
+
+
+def _is_name(host: str) -> bool:
+    """Whether a host can be looked up at all."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _require_public(host: str, address: str) -> None:

@@ -3,10 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
+from random import Random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from db.gauges import SETTLED_MS, Totals, gauges
@@ -23,6 +28,7 @@ from routet2i.contracts import (
 )
 from routet2i.settings import Settings
 from scheduler.api.application import make_application
+from scheduler.api.metrics import _outcomes
 
 Read = Callable[[], dict[tuple[str, frozenset[tuple[str, str]]], float]]
 
@@ -181,6 +187,46 @@ def test_outcomes_that_are_settled_are_read_once_and_none_is_lost_or_counted_twi
     monkeypatch.setattr("db.gauges.SETTLED_MS", -1)
     assert totals.read(shop.engine).jobs == {("cloud", "succeeded"): 6}
     assert totals._settled.jobs == {("cloud", "succeeded"): 6}
+
+
+def counters(totals: Totals, engine: Engine) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in _outcomes(totals.read(engine))
+        for sample in family.samples
+    }
+
+
+@settings(
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**32))
+def test_no_counter_ever_falls_and_all_processes_tell_the_same(shop, seed):
+    # Given a process that reads outcomes while they come, and while they settle sooner or later
+    rng = Random(seed)
+    shop.submit(36)
+    shop.window(size=3)
+    old, told = Totals(), [{}]
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(12):
+            claim = shop.poll()
+            outcomes = [
+                replace(shop.outcome(job, fails=rng.random() < 0.1), seconds=rng.uniform(0.0001, 20))
+                for job in claim.jobs
+            ]
+            assert shop.repository.record(claim, outcomes)
+            assert shop.repository.finish(claim)
+            for settled_ms in rng.choices((2, 5, 20, 60), k=2):
+                patch.setattr("db.gauges.SETTLED_MS", settled_ms)
+                told.append(counters(old, shop.engine))
+            # Then one that was just started tells the same, to the last bit
+            assert told[-1] == counters(Totals(), shop.engine)
+    # And nothing is ever less than it was
+    for before, after in pairwise(told):
+        assert all(after[name] >= value for name, value in before.items())
+    assert {name for name, _ in told[-1]} >= {"routet2i_device_seconds_total", "routet2i_spent_usd_total"}
 
 
 def test_a_clock_that_went_back_is_followed(shop):

@@ -15,6 +15,7 @@ from PIL import Image
 from db.audit import batches
 from db.repository import Repository
 from routet2i.contracts import BudgetPolicy, Scope
+from scheduler.openai_lines import HARMLESS, LABELS
 from scheduler.picture_links import PURPOSE, PictureLinks
 from tests.integration.served import Served
 
@@ -99,6 +100,25 @@ def test_a_model_that_is_a_tiers_name_asks_for_that_tier(served: Served, shop) -
     assert answer.model_extra["routet2i"]["reason"] == "predicted_better_on_cloud"
 
 
+def test_what_changes_nothing_in_a_batchs_line_changes_nothing_here(served: Served) -> None:
+    # Given every value that a line of a batch may have and that asks for what we do anyway
+    client = served.openai(max_retries=0)
+    longest = max(len(values) for values in HARMLESS.values())
+    for place in range(longest):
+        wish = {name: sorted(values)[place % len(values)] for name, values in HARMLESS.items()}
+        # When a picture is asked for with them, then it is drawn
+        answer = client.images.generate(
+            prompt="a red circle", extra_body=wish | dict.fromkeys(LABELS, "somebody")
+        )
+        assert len(answer.data) == 1
+    # And the document tells the same values
+    told = served.application.openapi()["components"]["schemas"]["ImageRequest"]
+    for name, values in HARMLESS.items():
+        first = told["properties"][name]["anyOf"][0]
+        assert set(first.get("enum", [first.get("const")])) == values
+    assert set(LABELS) <= set(told["properties"])
+
+
 @pytest.mark.parametrize(
     ("wish", "kind", "code"),
     [
@@ -108,6 +128,9 @@ def test_a_model_that_is_a_tiers_name_asks_for_that_tier(served: Served, shop) -
         ({"n": 17}, openai.BadRequestError, "invalid_request"),
         ({"size": "60x60"}, openai.BadRequestError, "invalid_request"),
         ({"quality": "hd"}, openai.BadRequestError, "invalid_request"),
+        ({"background": "transparent"}, openai.BadRequestError, "invalid_request"),
+        ({"extra_body": {"partial_images": 1}}, openai.BadRequestError, "invalid_request"),
+        ({"output_compression": 50}, openai.BadRequestError, "invalid_request"),
         ({"extra_body": {"colour": "red"}}, openai.BadRequestError, "invalid_request"),
         ({"extra_body": {"budget_usd": 0.0}}, openai.APIStatusError, "budget_too_small"),
     ],

@@ -1,6 +1,7 @@
 """Webhooks on both databases: who is told, once, by whom, and what happens when the receiver misbehaves."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -436,3 +437,79 @@ def test_an_inner_address_is_refused_at_each_try_and_logged(shop, repository, ho
     assert send(repository, delivery, private_hosts=()) == "pending"
     (row,) = repository.deliveries()
     assert "without TLS" in row.tries[0].error
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+def test_a_host_that_is_no_name_is_given_up_like_any_other(shop, repository, hook, host):
+    # Given a webhook of a host that no look-up takes, from before such hosts were refused
+    hook(url=f"https://{host}/")
+    finish(shop)
+    look(repository)
+    # When it was tried as often as any other
+    states = []
+    while (delivery := repository.claim_delivery()) is not None:
+        states.append(send(repository, delivery, private_hosts=OURS))
+        shop.change("UPDATE webhook_delivery SET next_ms = 0 WHERE state = 'pending'")
+    # Then it is given up, and each try is logged
+    assert states == ["pending"] * len(outbox.PAUSES_SECONDS) + ["given_up"]
+    (row,) = repository.deliveries()
+    assert all("1 to 63 characters" in one.error for one in row.tries)
+
+
+@pytest.mark.parametrize("broken", [ValueError("what\x00\ud800?"), RuntimeError("no thread")])
+def test_whatever_goes_wrong_in_a_try_concludes_it(shop, repository, hook, broken):
+    # Given a delivery whose sending fails in a way that nobody has thought of
+    hook()
+    finish(shop)
+    look(repository)
+
+    def fails(*_: Any, **__: Any) -> int:
+        raise broken
+
+    # When it is tried, then the try is logged and the next one comes after a pause
+    assert send(repository, repository.claim_delivery(), private_hosts=OURS, post=fails) == "pending"
+    (row,) = repository.deliveries()
+    assert row.tries[0].error.startswith(type(broken).__name__)
+    assert repository.claim_delivery() is None
+
+
+def test_noise_instead_of_an_answer_is_logged_on_every_database(shop, repository, hook):
+    # Given a receiver that answers with NUL, which PostgreSQL keeps in no text
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            one, _ = server.accept()
+            with one:
+                one.recv(65_536)
+                one.sendall(b"\x00\xff\x00 what?\r\n\r\n")
+
+        threading.Thread(target=talk, daemon=True).start()
+        hook(url=f"http://127.0.0.1:{server.getsockname()[1]}/")
+        finish(shop)
+        look(repository)
+        # When it is tried, then the log shows what can be shown
+        assert deliver(repository) == ["pending"]
+    (row,) = repository.deliveries()
+    assert row.tries[0].error.endswith("BadStatusLine: ?ÿ? what???")
+
+
+def test_an_end_that_cannot_be_told_keeps_no_other_waiting(shop, repository, hook, monkeypatch):
+    # Given a batch whose webhook's row is damaged, and ends after it, more than are looked at at a time
+    monkeypatch.setattr(endings, "LOOKED_AT", 1)
+    damaged = hook(client="ann")
+    hook()
+    first = finish(shop, client="ann")
+    assert repository.notice_batches(since_ms=None) == 1
+    second = finish(shop)
+    assert repository.notice_batches(since_ms=None) == 1
+    shop.change("UPDATE webhook SET events = '[' WHERE id = :id", id=damaged)
+    shop.change("UPDATE webhook_watch SET look_ms = 1 WHERE batch_id = :id", id=first)
+    shop.change("UPDATE webhook_watch SET look_ms = 2 WHERE batch_id = :id", id=second)
+    # When they are looked at, then that one is put off and the others are told
+    assert repository.tell_endings() == 0
+    assert repository.tell_endings() == 1
+    assert [one.subject for one in repository.deliveries()] == [second]
+    # And when the row is mended, it is told too
+    shop.change("UPDATE webhook SET events = '[\"batch.completed\"]' WHERE id = :id", id=damaged)
+    assert look(repository) == 1
+    assert {one.subject for one in repository.deliveries()} == {first, second}

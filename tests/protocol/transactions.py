@@ -232,6 +232,7 @@ CALLS: Mapping[str, Call] = {  # what follows a space tells calls of one transac
     ),
     "endings.notice": lambda r, w, s: r.notice_batches(since_ms=None),
     "endings.look": lambda r, w, s: write(r.engine, partial(endings.look, batch_id=w.gone)),
+    "endings.put_off": lambda r, w, s: write(r.engine, partial(endings.put_off, batch_id=w.gone)),
     "clients.set_weight": lambda r, w, s: r.set_weight("ann", weight=3),
     "dispatching.mark_sent": lambda r, w, s: {
         one.microbatch_id for one in r.mark_sent(limits={"cloud": 3, "edge": 3})

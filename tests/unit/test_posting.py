@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from routet2i.errors import PostFailed, UsageError
 from scheduler.webhooks import posting
 from scheduler.webhooks.signature import headers
+from tests.tls import certify
 
 OURS = ("127.0.0.1",)
 Talk = Callable[[socket.socket], None]
@@ -100,6 +102,12 @@ def _drip(one: socket.socket) -> None:
         time.sleep(0.05)
 
 
+def _dripping_head(one: socket.socket) -> None:
+    read_request(one)
+    one.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+    _drip(one)
+
+
 def _endless_headers(one: socket.socket) -> None:
     read_request(one)
     one.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -122,6 +130,7 @@ def _silent(one: socket.socket) -> None:
     "talk",
     [
         _drip,
+        _dripping_head,
         _endless_headers,
         _endless_line,
         _silent,
@@ -130,13 +139,110 @@ def _silent(one: socket.socket) -> None:
         lambda one: one.sendall(b"HTTP/1.1 999999 OK\r\n\r\n"),
         lambda one: one.sendall(b"SSH-2.0-OpenSSH_9\r\n"),
     ],
-    ids=["drips", "endless headers", "endless line", "silent", "hangs up", "noise", "bad status", "ssh"],
+    ids=[
+        *("drips", "head drips", "endless headers", "endless line", "silent"),
+        *("hangs up", "noise", "bad status", "ssh"),
+    ],
 )
 def test_a_receiver_that_misbehaves_is_left_in_time(receiver, talk):
     began = time.monotonic()
     with pytest.raises(PostFailed):
         post(receiver(talk), seconds=0.6)
     assert time.monotonic() - began < 4
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    certify(folder, "receiver", "localhost")
+    return folder
+
+
+@pytest.fixture
+def post_tls(receiver, certificates) -> Callable[..., int]:
+    """Post under TLS to a receiver that talks as told."""
+    inside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    inside.load_cert_chain(certificates / "receiver.crt", certificates / "receiver.key")
+    trusting = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
+
+    def send(talk: Talk, *, shakes: bool = True, **options: object) -> int:
+        def shake_and_talk(one: socket.socket) -> None:
+            with inside.wrap_socket(one, server_side=True) as secured:
+                talk(secured)
+
+        url = receiver(shake_and_talk if shakes else talk).replace("http://127.0.0.1", "https://localhost")
+        found = {"private": ("localhost",), "context": trusting, "resolve": lambda host, port: ["127.0.0.1"]}
+        return post(url, **found | options)
+
+    return send
+
+
+def _dripping_handshake(one: socket.socket) -> None:
+    one.recv(4096)
+    one.sendall(bytes.fromhex("1603034000"))  # a record of 16 KiB begins
+    _drip(one)
+
+
+def _dripping_status(one: socket.socket) -> None:
+    read_request(one)
+    _drip(one)
+
+
+@pytest.mark.parametrize(
+    ("talk", "shakes"),
+    [
+        (_dripping_handshake, False),
+        (_dripping_status, True),
+        (_dripping_head, True),
+        (_endless_line, True),
+        (_silent, True),
+    ],
+    ids=["handshake drips", "status drips", "head drips", "endless line", "silent"],
+)
+def test_a_receiver_that_misbehaves_under_tls_is_left_in_time(post_tls, talk, shakes):
+    began = time.monotonic()
+    with pytest.raises(PostFailed):
+        post_tls(talk, shakes=shakes, seconds=0.6)
+    assert time.monotonic() - began < 4
+
+
+def test_a_body_that_drips_under_tls_is_not_waited_for(post_tls):
+    # Given a receiver that answers, and then drips
+    hung_up = threading.Event()
+
+    def talk(one: socket.socket) -> None:
+        read_request(one)
+        one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+        try:
+            _drip(one)
+        except OSError:
+            hung_up.set()
+
+    # When something is posted, then the answer counts at once, and the line is dropped
+    began = time.monotonic()
+    assert post_tls(talk, seconds=20.0) == 200
+    assert time.monotonic() - began < 4
+    assert hung_up.wait(10)
+
+
+class _Late(ssl.SSLContext):
+    """Takes its time to put TLS around a connection."""
+
+    def wrap_socket(self, *args: object, **options: object) -> ssl.SSLSocket:
+        wrapped = super().wrap_socket(*args, **options)
+        time.sleep(0.5)
+        return wrapped
+
+
+def test_a_connection_that_is_cut_before_its_handshake_sends_nothing(post_tls, certificates):
+    # Given a try whose time is over while TLS is being put around its connection
+    got: list[bytes] = []
+    late = _Late(ssl.PROTOCOL_TLS_CLIENT)
+    late.load_verify_locations(certificates / "ca.crt")
+    # When it is cut, then it says so, and the receiver hears nothing
+    with pytest.raises(PostFailed, match=r"within 0\.2 s"):
+        post_tls(lambda one: got.append(read_request(one)), seconds=0.2, context=late)
+    assert got == []
 
 
 def test_a_body_without_end_is_not_read(receiver):
@@ -233,11 +339,26 @@ def test_the_name_is_looked_up_once_and_that_address_is_connected_to(receiver):
         *("https://hooks.example:0/", "https://hooks.example:99999/", "https://hooks.example/a b"),
         *("https://hooks.example/\r\nX: y", "https://höoks.example/", "https://hooks.example/" + "a" * 3_000),
         *("", "https://[::1", "gopher://hooks.example/"),
+        *("https://a..b/", "https://.example/", f"https://{'a' * 64}.example/", f"https://hooks.{'a' * 64}/"),
     ],
 )
 def test_what_is_no_address_of_a_receiver_is_refused(url):
     with pytest.raises(UsageError):
         posting.check_url(url, private_hosts=())
+
+
+def test_the_longest_label_and_a_dot_at_the_end_are_a_name():
+    for host in (f"{'a' * 63}.example", "hooks.example."):
+        assert posting.check_url(f"https://{host}/", private_hosts=()).hostname == host
+
+
+def test_a_name_that_cannot_be_looked_up_is_told():
+    # Given a look-up that finds the name malformed
+    def resolve(host: str, port: int) -> list[str]:
+        return posting.resolve("a..b", port)
+
+    with pytest.raises(PostFailed, match=r"hooks\.example has no address: .*label"):
+        post("https://hooks.example/", private=(), resolve=resolve)
 
 
 def test_a_host_of_ones_own_network_may_be_anywhere_and_without_tls():

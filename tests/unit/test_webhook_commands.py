@@ -81,6 +81,8 @@ def test_a_removed_webhook_is_gone_and_may_be_removed_again(cli):
     [
         (("add", "http://hooks.example/"), "ROUTET2I_PRIVATE_HOSTS"),
         (("add", "https://10.0.0.1/"), "no public network"),
+        (("add", "https://a..b/"), "1 to 63 characters"),
+        (("add", f"https://{'a' * 64}.example/"), "1 to 63 characters"),
         (("add", "https://hooks.example/", "--client", "shadow"), "no client"),
         (("add", "https://hooks.example/", "--name", "x" * 200), "128"),
         (("add", "https://hooks.example/", "--batch", "none"), "none"),
