@@ -116,6 +116,9 @@ SELECT = """SELECT a.*, COALESCE(m.spent, 0) AS spent_micro_usd FROM api_batch a
 
 def create(connection: Connection, order: Order) -> tuple[ApiBatchRow, bool]:
     """Write an order, or find the one of its key; see `Repository.order_batch`."""
+    known = _known(connection, order)
+    if known is not None:
+        return known, False
     # whoever deletes the file now waits, and then leaves its bytes until they are read
     file = run(
         connection,
@@ -157,17 +160,36 @@ def create(connection: Connection, order: Order) -> tuple[ApiBatchRow, bool]:
     ).rowcount
     if created:
         return find(connection, batch_id), True
-    known = run(
-        connection,
-        "SELECT id, body_sha256 FROM api_batch WHERE client = :client AND idem_key = :idem_key",
-        {"client": order.client, "idem_key": order.idem_key},
-    ).one()
-    if known.body_sha256 != order.body_sha256:
+    known = _known(connection, order)
+    assert known is not None  # it came between our look and our row
+    return known, False
+
+
+def _known(connection: Connection, order: Order) -> ApiBatchRow | None:
+    """Return the order of this one's key, if there is one; raises Conflict if it asked for something else."""
+    row = None if order.idem_key is None else _by_key(connection, order.client, order.idem_key)
+    if row is None:
+        return None
+    if row.body_sha256 != order.body_sha256:
         raise Conflict(
-            f"Idempotency-Key {order.idem_key!r} was used before with another body (batch {known.id}); "
+            f"Idempotency-Key {order.idem_key!r} was used before with another body (batch {row.id}); "
             "choose another key, or send what was sent then"
         )
-    return find(connection, known.id), False
+    return _order(row)
+
+
+def find_by_key(connection: Connection, *, client: str, idem_key: str) -> ApiBatchRow | None:
+    """Return the order of a key; see `Repository.find_order_by_key`."""
+    row = _by_key(connection, client, idem_key)
+    return None if row is None else _order(row)
+
+
+def _by_key(connection: Connection, client: str, idem_key: str) -> Row[Any] | None:
+    return run(
+        connection,
+        f"{SELECT} WHERE a.client = :client AND a.idem_key = :idem_key",
+        {"client": client, "idem_key": idem_key},
+    ).one_or_none()
 
 
 def find(connection: Connection, batch_id: str) -> ApiBatchRow:

@@ -6,12 +6,12 @@ from `db.story`, broken promises from `db.invariants`. Money is micro-USD, excep
 
 from collections import defaultdict
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Row
 
 from db.dialects import run
 from db.invariants import Violation, check_invariants
@@ -34,6 +34,7 @@ __all__ = [
     "job_story",
     "mean_scores",
     "rejections",
+    "renewed",
     "rows",
     "windows",
 ]
@@ -105,7 +106,26 @@ def batch_status(engine: Engine, batch_id: str) -> BatchStatus:
         return _batch_status(connection, batch_id)
 
 
-def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
+def renewed(engine: Engine, status: BatchStatus) -> BatchStatus:
+    """Return where a complete batch stands now: its money is read anew, its jobs only if it has others.
+
+    Raises:
+        NotFound: the batch is gone.
+    """
+    with reading(engine) as connection:
+        batch = _batch(connection, status.batch_id)
+        counted = status.state, status.n_accepted, status.n_rejected
+        if not status.complete or (batch.state, batch.n_accepted, batch.n_rejected) != counted:
+            return _batch_status(connection, status.batch_id)
+    return replace(
+        status,
+        limit_micro_usd=batch.lim,
+        reserved_micro_usd=batch.reserved,
+        spent_micro_usd=batch.spent,
+    )
+
+
+def _batch(connection: Connection, batch_id: str) -> Row[Any]:
     batch = run(
         connection,
         """SELECT b.*, m.lim, m.reserved, m.spent FROM batch b
@@ -114,6 +134,11 @@ def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
     ).one_or_none()
     if batch is None:
         raise NotFound(f"no batch {batch_id}")
+    return batch
+
+
+def _batch_status(connection: Connection, batch_id: str) -> BatchStatus:
+    batch = _batch(connection, batch_id)
     by_state = dict.fromkeys(JobState, 0)
     by_tier: dict[str, int] = defaultdict(int)
     device_seconds: dict[str, float] = defaultdict(float)

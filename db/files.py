@@ -146,6 +146,20 @@ def unwanted(connection: Connection, *, limit: int) -> Sequence[tuple[str, bool]
     return [(row.sha256, bool(row.needed)) for row in found]
 
 
+def needed(connection: Connection, sha256: str) -> bool:
+    """Whether a file or an unread order needs bytes; see `Repository.file_is_needed`."""
+    return (
+        run(
+            connection,
+            f"""SELECT 1 FROM file WHERE sha256 = :sha256 AND {THERE}
+                UNION ALL
+                SELECT 1 FROM api_batch WHERE sha256 = :sha256 AND state = 'validating' LIMIT 1""",  # noqa: S608
+            {"sha256": sha256},
+        ).scalar()
+        is not None
+    )
+
+
 def forget(connection: Connection, sha256: str) -> None:
     """Write that a deleted file's bytes are gone, or stay; see `Repository.forget_file`."""
     run(

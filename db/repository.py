@@ -422,6 +422,11 @@ class Repository:
         with reading(self.engine) as connection:
             return files.unwanted(connection, limit=limit)
 
+    def file_is_needed(self, sha256: str) -> bool:
+        """Whether a file that is there has these bytes, or an order whose file is not read yet."""
+        with reading(self.engine) as connection:
+            return files.needed(connection, sha256)
+
     def forget_file(self, sha256: str) -> None:
         """Write that the bytes of deleted files are gone, or stay for another file's sake."""
         write(self.engine, lambda c: files.forget(c, sha256))
@@ -430,9 +435,14 @@ class Repository:
         """Write an order in state `validating`, or find the one of its key; True = it is new.
 
         Raises:
-            NotFound: its file is not there. Conflict: the key was used with another body.
+            NotFound: its file is not there, and its key is new. Conflict: the key was used with another body.
         """
         return write(self.engine, lambda c: api_batches.create(c, order))
+
+    def find_order_by_key(self, *, client: str, idem_key: str) -> ApiBatchRow | None:
+        """Return the order that a client made with a key, whether its file is still there or not."""
+        with reading(self.engine) as connection:
+            return api_batches.find_by_key(connection, client=client, idem_key=idem_key)
 
     def find_order(self, order_id: str) -> ApiBatchRow:
         """Return an order; raises NotFound."""

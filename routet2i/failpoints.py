@@ -14,6 +14,7 @@ NAMES = (
     *("after_outcome", "before_done", "before_ack", "commit_before_publish", "mid_sweep", "mid_split"),
     *("mid_ingest", "after_ingest_commit", "mid_restore"),
     *("before_intake", "after_intake", "before_stop", "before_finish"),
+    *("after_aside",),
 )
 DIED = 9  # exit code of a process that reached its failpoint
 _left: dict[str, int] = {}  # name -> passes until the end, the last one included

@@ -27,10 +27,12 @@ from routet2i.errors import (
     QueueFull,
     RouteT2IError,
     ServiceUnavailable,
+    TierError,
     UsageError,
 )
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
+from routet2i.tiers import Tiers
 from scheduler.answer_lines import PARAMS, error_line, measured
 from scheduler.deadlines import NO_DEADLINE, read_deadline
 from scheduler.file_store import FileStore
@@ -41,8 +43,9 @@ TURN_SECONDS = 30.0  # a taken order is left alone by the other clerks; longer w
 IDLE_SECONDS = 0.5  # between two looks for orders that are due
 SOONEST_SECONDS = 0.5  # between two looks at one order
 LATEST_SECONDS = 60.0
-SHARE = 0.1  # of a clerk's time that counting one batch may take
-FULL_SECONDS = 2.0  # between two knocks at the door of a full queue
+SHARE = 0.1  # of a clerk's time that counting one batch, or one file before a full queue, may take
+FULL_SECONDS = 2.0  # between two knocks at the door of a full queue; more if reading the file takes long
+MEND_SECONDS = 15.0  # between two looks at an order while the tier file is broken
 TIDY_SECONDS = 600.0  # between two looks for bytes that nobody needs
 TOLD = 100  # bad lines that a failed order lists
 _log = structlog.get_logger(__name__)
@@ -110,7 +113,7 @@ class Clerk:
 
     def tidy(self) -> int:
         """Delete bytes of deleted and expired files; return how many files went."""
-        self._files.sweep_temporary()
+        self._files.sweep_temporary(self._repository.file_is_needed)
         gone = 0
         for sha256, needed in self._repository.unwanted_files(limit=1000):
             if not needed and not self._files.remove(sha256):
@@ -137,10 +140,18 @@ class Clerk:
             return
         failpoints.reach("before_intake")
         try:
-            submission = self._read(order)
+            tiers = self._settings.read_tiers()
+        except TierError as error:  # ours to mend, not the client's
+            _log.warning("order_waits", order=order.id, reason=str(error))
+            self._repository.look_again(order.id, seconds=MEND_SECONDS)
+            return
+        began = time.monotonic()
+        try:
+            submission = self._read(order, tiers=tiers)
         except QueueFull as full:
-            _log.info("order_waits", order=order.id, reason=str(full))
-            self._repository.look_again(order.id, seconds=FULL_SECONDS)
+            seconds = _spared(time.monotonic() - began, at_least=FULL_SECONDS)
+            _log.info("order_waits", order=order.id, reason=str(full), seconds=round(seconds, 1))
+            self._repository.look_again(order.id, seconds=seconds)
         except Conflict as error:
             if self._repository.find_order(order.id).state is State.VALIDATING:  # else it was cancelled
                 self._fail(order, [self._tell(order, error)])
@@ -153,13 +164,13 @@ class Clerk:
             else:
                 self._fail(order, [_line(one) for one in submission.rejected[:TOLD]])
 
-    def _read(self, order: ApiBatchRow) -> Submission:
+    def _read(self, order: ApiBatchRow, *, tiers: Tiers) -> Submission:
         preview = None if order.preview_id is None else self._repository.find_preview(order.preview_id)
         deadline = NO_DEADLINE if order.deadline is None else read_deadline(order.deadline, now_ms=None)
         return submit_file(
             _Intake(self._repository, order),
-            self._files.path_of(order.sha256),
-            tiers=self._settings.read_tiers(),
+            self._files.find(order.sha256) or self._files.path_of(order.sha256),
+            tiers=tiers,
             settings=self._settings,
             budget_micro_usd=order.budget_micro_usd,
             key=order.id,
@@ -205,7 +216,7 @@ class Clerk:
         elif taken.overdue:
             self._move(order, State.FINALIZING, ending=State.EXPIRED)
         else:
-            self._count(order, tally, seconds=min(max(SOONEST_SECONDS, took / SHARE), LATEST_SECONDS))
+            self._count(order, tally, seconds=_spared(took, at_least=SOONEST_SECONDS))
 
     def _count(self, order: ApiBatchRow, tally: Tally, *, seconds: float = 0.0) -> None:
         self._repository.look_again(
@@ -320,6 +331,11 @@ class _Intake:
     def close_intake(self, batch_id: str) -> None:
         """See `Repository.close_intake`."""
         self._repository.close_intake(batch_id)
+
+
+def _spared(took: float, *, at_least: float) -> float:
+    """Return how many seconds an order is left alone that has taken so many."""
+    return min(max(at_least, took / SHARE), LATEST_SECONDS)
 
 
 def _told(error: RouteT2IError, *, path: str, file_id: str) -> dict[str, object]:

@@ -158,8 +158,8 @@ def create(
 ) -> Batch:
     """Order a batch of an uploaded file.
 
-    The same `Idempotency-Key` with the same order is the same batch, also if the file was uploaded again;
-    with another order it is refused with 409.
+    The same `Idempotency-Key` with the same order is the same batch, also if the file was uploaded again, or
+    is gone; with another order it is refused with 409.
     """
     repository = repository_of(request)
     window_ms = _window(order.completion_window)
@@ -169,27 +169,26 @@ def create(
             read_deadline(order.deadline, now_ms=None)
         except BadDeadline as error:
             raise Refused(400, str(error), code="deadline", param="deadline") from error
-    file = repository.find_file(known_id(order.input_file_id, prefix=FILE_PREFIX, what="file"))
-    if not caller.may_see(file.client):
-        raise no_file(file.id)
-    if file.sha256 is None:
-        raise Refused(
-            404,
-            f"no file {order.input_file_id} with lines of a batch; upload it with purpose=batch",
-            code="not_found",
-            param="input_file_id",
-        )
+    idem_key = idempotency_key(key)
+    file_id = known_id(order.input_file_id, prefix=FILE_PREFIX, what="file")
+    before = (
+        None if idem_key is None else repository.find_order_by_key(client=caller.client, idem_key=idem_key)
+    )
+    if before is not None and before.input_file_id == file_id:  # it may be gone
+        sha256, name = before.sha256, before.name
+    else:
+        sha256, name = _lines(request, caller, file_id)
     row, created = repository.order_batch(
         Order(
             client=caller.client,
-            idem_key=idempotency_key(key),
-            body_sha256=_digest(order, file.sha256),
-            input_file_id=file.id,
+            idem_key=idem_key,
+            body_sha256=_digest(order, sha256),
+            input_file_id=file_id,
             endpoint=order.endpoint,
             completion_window=order.completion_window,
             window_ms=window_ms,
             metadata=None if order.metadata is None else orjson.dumps(order.metadata).decode(),
-            name=order.name or file.filename,
+            name=order.name or name,
             budget_micro_usd=None if order.budget_usd is None else int(order.budget_usd * MICRO),
             deadline=order.deadline,
             priority=order.priority,
@@ -201,6 +200,21 @@ def create(
     if created:
         _clerk(request).wake()
     return shown(row)
+
+
+def _lines(request: Request, caller: Caller, file_id: str) -> tuple[str, str]:
+    """Return the digest and the name of an uploaded file; raises NotFound, Refused."""
+    file = repository_of(request).find_file(file_id)
+    if not caller.may_see(file.client):
+        raise no_file(file.id)
+    if file.sha256 is None:
+        raise Refused(
+            404,
+            f"no file {file_id} with lines of a batch; upload it with purpose=batch",
+            code="not_found",
+            param="input_file_id",
+        )
+    return file.sha256, file.filename
 
 
 def _window(text: str) -> int:

@@ -258,8 +258,8 @@ def content(request: Request, caller: AnyCaller, file_id: str) -> Response:
     settings = settings_of(request)
     if found.sha256 is None:
         return StreamingResponse(_left_lines(request, found), media_type=LINES)
-    path = FileStore(root=settings.files).path_of(found.sha256)
-    if not path.is_file():
+    path = FileStore(root=settings.files).find(found.sha256)
+    if path is None:
         raise Refused(410, f"the bytes of {found.id} are gone from the disk; upload it again", code="gone")
     return FileResponse(path, media_type=LINES)
 

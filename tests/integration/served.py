@@ -23,6 +23,7 @@ from routet2i.images import ImageStore
 from routet2i.settings import Settings
 from scheduler.api.application import make_application
 from scheduler.api.ours.previews import Oracle
+from scheduler.api.protocol import PatientProtocol
 from scheduler.service import run_window
 
 
@@ -53,7 +54,12 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         config = uvicorn.Config(
-            self.application, host="127.0.0.1", port=self.port, log_level="error", timeout_graceful_shutdown=2
+            self.application,
+            host="127.0.0.1",
+            port=self.port,
+            http=PatientProtocol,
+            log_level="error",
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
         self._threads = [

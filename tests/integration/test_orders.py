@@ -20,6 +20,7 @@ from openai.types.webhooks import (
     BatchExpiredWebhookEvent,
     BatchFailedWebhookEvent,
 )
+from structlog.testing import capture_logs
 
 from db import lines
 from db.api_batches import State
@@ -30,10 +31,12 @@ from routet2i.contracts import BatchEvent
 from routet2i.errors import Conflict, NotFound
 from routet2i.images import ImageStore
 from routet2i.settings import Settings
+from routet2i.tiers import packaged
 from scheduler.answer_lines import error_line, output_line, shower
-from scheduler.clerk import Clerk
+from scheduler.clerk import FULL_SECONDS, LATEST_SECONDS, Clerk
 from scheduler.file_store import FileStore
 from scheduler.picture_links import PURPOSE, PictureLinks
+from scheduler.submit import submit_file
 from scheduler.webhooks.signature import headers
 from tests.protocol.world import order as an_order
 
@@ -172,6 +175,27 @@ def test_a_key_is_one_order_and_another_body_a_conflict(repository, ordered):
     assert ordered(content(1)).id != ordered(content(1)).id
 
 
+def test_a_key_finds_its_order_when_the_file_is_gone(repository, shop, uploaded):
+    # Given orders whose files are deleted, or too old
+    files = [uploaded(content(1)), uploaded(content(2))]
+    made = [
+        repository.order_batch(an_order(file.id, key=str(n), body=str(n)))[0] for n, file in enumerate(files)
+    ]
+    repository.delete_file(files[0].id)
+    shop.change("UPDATE file SET expires_ms = 1 WHERE id = :id", id=files[1].id)
+    for n, file in enumerate(files):
+        # When they are sent again, Then they are the same
+        again = repository.order_batch(an_order(file.id, key=str(n), body=str(n)))
+        assert again == (made[n], False)
+        assert repository.find_order_by_key(client="ann", idem_key=str(n)) == made[n]
+        # And another order of the key is refused, and a new one has no file
+        with pytest.raises(Conflict, match="Idempotency-Key"):
+            repository.order_batch(an_order(file.id, key=str(n), body="other"))
+        with pytest.raises(NotFound):
+            repository.order_batch(an_order(file.id, key=f"new {n}"))
+    assert repository.find_order_by_key(client="bob", idem_key="0") is None
+
+
 def test_many_requests_with_one_key_make_one_order(repository, ordered):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: ordered(content(1), idem_key="k").id, range(16)))
@@ -297,6 +321,79 @@ def test_an_order_waits_at_a_full_queue(repository, shop, settings, ordered):
     assert look(repository, clerk, order).state is State.IN_PROGRESS
 
 
+def test_a_file_that_takes_long_to_read_knocks_less_often_at_a_full_queue(
+    repository, shop, settings, ordered, monkeypatch
+):
+    # Given a full queue, a file that takes half a second to read, and one that takes no time
+    shop.submit(1)
+    clerk = Clerk(repository, settings.with_changes(queue_jobs=2))
+    quick = ordered(content(2))
+    waits = _waits(shop, repository, clerk, quick)
+    assert waits <= FULL_SECONDS
+
+    def slow(*args, **kwargs):
+        time.sleep(0.5)
+        return submit_file(*args, **kwargs)
+
+    monkeypatch.setattr("scheduler.clerk.submit_file", slow)
+    long = ordered(content(2))
+    # When each was refused, Then the long one is left alone ten times as long
+    waits = _waits(shop, repository, clerk, long)
+    assert 5 * 0.9 <= waits < LATEST_SECONDS
+    # And never longer than a minute
+    monkeypatch.setattr("scheduler.clerk.SHARE", 0.001)
+    waits = _waits(shop, repository, clerk, long)
+    assert LATEST_SECONDS * 0.9 <= waits <= LATEST_SECONDS
+    # And when there is room, then it comes in
+    shop.window()
+    assert look(repository, clerk, long).state is State.IN_PROGRESS
+
+
+def _waits(shop, repository, clerk, order):
+    """Let a clerk look at once, and return how many seconds it will leave the order alone from now."""
+    shop.change("UPDATE api_batch SET look_ms = created_ms + 3600000")
+    assert look(repository, clerk, order).state is State.VALIDATING
+    now_ms = repository.moment_before(seconds=0)
+    return (shop.read("SELECT look_ms FROM api_batch WHERE id = :id", id=order.id) - now_ms) / 1000
+
+
+def test_an_order_waits_while_the_tier_file_is_broken(
+    repository, shop, settings, ordered, tmp_path, monkeypatch
+):
+    # Given an order whose file is half read by a clerk that stops
+    monkeypatch.setattr("scheduler.submit.LINES_PER_COMMIT", 2)
+    path = tmp_path / "tiers.toml"
+    path.write_bytes(packaged("pocket").read_bytes())
+    settings = settings.with_changes(tiers=path)
+    order = ordered(content(5))
+    stopped = Clerk(repository, settings)
+    stopped.stop()
+    order = look(repository, stopped, order)
+    assert (order.state, shop.states(order.batch_id)) == (State.VALIDATING, {"queued": 2})
+    # When somebody breaks the tier file, Then nothing is the client's fault: the order waits, and we are told
+    path.write_text("[tier.")
+    clerk = Clerk(repository, settings)
+    with capture_logs() as told:
+        order = look(repository, clerk, order)
+    assert (order.state, order.errors, shop.states(order.batch_id)) == (
+        State.VALIDATING,
+        None,
+        {"queued": 2},
+    )
+    ((level, reason),) = [(one["log_level"], one["reason"]) for one in told if one["event"] == "order_waits"]
+    assert level == "warning"
+    assert str(path) in reason
+    # When it is mended, Then the rest is read
+    path.write_bytes(packaged("pocket").read_bytes())
+    order = look(repository, clerk, order)
+    assert (order.state, shop.states(order.batch_id)) == (State.IN_PROGRESS, {"queued": 5})
+    # And an order whose window ends meanwhile expires
+    path.write_text("[tier.")
+    late = ordered(content(1))
+    shop.change("UPDATE api_batch SET expires_ms = 1 WHERE id = :id", id=late.id)
+    assert look(repository, clerk, late, times=3).state is State.EXPIRED
+
+
 def test_one_order_is_taken_by_one_clerk_until_its_turn_is_over(repository, shop, ordered):
     order = ordered(content(1))
     assert repository.take_order(seconds=30).row.id == order.id
@@ -358,8 +455,9 @@ from db.repository import Repository
 from db.session import make_engine
 from routet2i import failpoints
 from routet2i.settings import Settings
+from routet2i.tiers import packaged
 from scheduler import submit
-from scheduler.clerk import Clerk
+from scheduler.clerk import FULL_SECONDS, LATEST_SECONDS, Clerk
 url, home, failpoint = sys.argv[1:]
 submit.LINES_PER_COMMIT = 2
 failpoints.arm(failpoint)
@@ -457,6 +555,32 @@ def test_bytes_go_when_no_file_and_no_order_needs_them(repository, shop, setting
     assert clerk.tidy() == 0
     assert path.is_file()
     assert repository.find_file(fourth.id).id == fourth.id
+
+
+def test_bytes_that_a_dead_clerk_moved_aside_are_read_and_tidied(
+    repository, settings, clerk, ordered, uploaded
+):
+    # Given an order, a deleted file and one that was uploaded, whose bytes a dead clerk had moved aside
+    store = FileStore(root=settings.files)
+    order = ordered(content(2))
+    raws = [content(2), content(3), content(4)]
+    deleted, live = (uploaded(raw) for raw in raws[1:])
+    repository.delete_file(deleted.id)
+    paths = [store.path_of(sha256(raw).hexdigest()) for raw in raws]
+    for path in paths:
+        path.rename(store.root / f"{path.name}.0.tmp")
+        _age(store.root / f"{path.name}.0.tmp")
+    # When a clerk reads the order, Then it finds it
+    assert look(repository, clerk, order).state is State.IN_PROGRESS
+    # And when it tidies, what is needed is back, and nothing else is left
+    clerk.tidy()
+    assert {path for path in store.root.rglob("*") if path.is_file()} == {paths[0], paths[2]}
+    assert repository.file_is_needed(live.sha256)
+    assert not repository.file_is_needed(deleted.sha256)
+    # And an order that is not read yet needs its bytes, though its file is deleted
+    unread = ordered(content(5))
+    repository.delete_file(unread.input_file_id)
+    assert repository.file_is_needed(unread.sha256)
 
 
 def _age(path):

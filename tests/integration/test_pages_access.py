@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from starlette.testclient import TestClient
 
 from db import gallery
@@ -12,8 +12,8 @@ from db.audit import batch_status
 from db.gallery import Card, Wish
 from db.keys import Role
 from db.repository import Repository
-from db.session import make_engine
-from routet2i.contracts import JobState
+from db.session import make_engine, transaction
+from routet2i.contracts import BudgetPolicy, JobState, Scope
 from routet2i.settings import Settings
 from routet2i.tiers import packaged, read_tiers
 from scheduler.api.application import make_application
@@ -253,6 +253,36 @@ def test_a_complete_batch_is_counted_once_and_a_changed_one_anew(
     # Then it is counted anew, and the complete one is the very same
     assert standing.of(anns) is complete
     assert (running.state, standing.of(bobs).state) == ("open", "cancelled")
+
+
+def test_a_complete_batchs_money_is_read_again_and_its_jobs_are_not_counted(
+    batches: tuple[Repository, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given where a complete batch stands, and a limit and a charge that came later
+    repository, (anns, _) = batches
+    standing = Standing(repository=repository)
+    before = standing.of(anns)
+    policy = BudgetPolicy(scope=Scope.BATCH, name=anns, span="total", limit_micro_usd=9_000_000)
+    repository.set_budget(policy, who="ann", reason="more posters")
+    changed = "UPDATE budget SET spent = spent + 7 WHERE id = :id"
+    with transaction(repository.engine) as connection:
+        connection.execute(text(changed), {"id": f"batch:{anns}"})
+    assert standing.of(anns) is before
+    # When it is asked for later
+    monkeypatch.setattr("scheduler.api.pages.standing.MONEY_SECONDS", 0.0)
+    asked: list[str] = []
+    event.listen(repository.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    after = standing.of(anns)
+    statements = list(asked)
+    # Then its money is that of now, the rest is as it was, and no job was counted
+    assert after == batch_status(repository.engine, anns)
+    assert (after.limit_micro_usd, after.spent_micro_usd) == (9_000_000, before.spent_micro_usd + 7)
+    assert after.by_state == before.by_state
+    assert statements
+    assert not any("outcome" in statement for statement in statements)
+    # And a batch that others have cancelled is counted anew
+    repository.cancel_batch(anns)
+    assert standing.of(anns).state == "cancelled"
 
 
 def test_a_prompts_words_are_explained_on_request(

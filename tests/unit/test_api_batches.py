@@ -277,6 +277,25 @@ def test_the_same_order_in_other_words_is_the_same_batch(client):
         )
 
 
+def test_a_key_finds_its_batch_when_the_file_is_gone(client, repository):
+    # Given an order with a key, whose file was deleted since
+    key = {"Idempotency-Key": "k", **as_("ann")}
+    file = upload(client).json()["id"]
+    first = order(client, headers=key, file=file, priority=1).json()
+    assert client.delete(f"/v1/files/{file}").is_success
+    # When the same is sent again, Then it is the same batch
+    assert order(client, headers=key, file=file, priority=1).json() == first
+    # And another order of that key is refused, whatever is there
+    assert error(order(client, headers=key, file=file, priority=2)) == (409, "idempotency_conflict")
+    other = upload(client, LINE + b"\n" + LINE).json()["id"]
+    assert error(order(client, headers=key, file=other, priority=1)) == (409, "idempotency_conflict")
+    # And nobody can order of that file anew: not with another key, nor as another client
+    for headers in ({**key, "Idempotency-Key": "l"}, as_("ann"), {**key, **as_("bob")}):
+        assert error(order(client, headers=headers, file=file, priority=1)) == (404, "not_found")
+    # And the file uploaded again is the same order too
+    assert order(client, headers=key, priority=1).json()["id"] == first["id"]
+
+
 def test_what_is_no_id_of_ours_is_not_found_and_asks_no_database(client):
     for path in (
         *("/v1/files/x", "/v1/files/file-%00", "/v1/files/file-" + "G" * 32, "/v1/files/x/content"),
@@ -307,6 +326,13 @@ def test_a_file_whose_bytes_are_gone_says_so(client, settings):
     (stored,) = [path for path in settings.files.rglob("*") if path.is_file()]
     stored.unlink()
     assert error(client.get(f"/v1/files/{found['id']}/content")) == (410, "gone")
+
+
+def test_a_file_whose_bytes_were_moved_aside_by_one_that_died_is_read(client, settings):
+    found = upload(client).json()
+    (stored,) = [path for path in settings.files.rglob("*") if path.is_file()]
+    stored.rename(settings.files / f"{stored.name}.0.tmp")
+    assert client.get(f"/v1/files/{found['id']}/content").content == LINE
 
 
 def test_the_clerk_works_while_the_application_is_served(repository, settings):

@@ -1,6 +1,7 @@
-"""Where batches stand, remembered: a complete batch never changes, one that runs is counted once a second.
+"""Where batches stand, remembered: one that runs is counted once a second, of a complete one money is reread.
 
-Counting goes over all jobs of a batch, and everybody who watches asks for it. It knows `db.audit`, no page.
+Counting goes over all jobs of a batch, and everybody who watches asks for it. A complete batch's jobs stay as
+they are; what was spent and may be spent can still change. It knows `db.audit`, no page.
 """
 
 import threading
@@ -8,11 +9,12 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from db.audit import BatchStatus, batch_status
+from db.audit import BatchStatus, batch_status, renewed
 from db.repository import Repository
 
 KEPT = 5_000  # batches
 FRESH_SECONDS = 1.0
+MONEY_SECONDS = 10.0  # of a complete batch
 
 
 @dataclass(slots=True)
@@ -25,7 +27,7 @@ class Standing:
     _counting: dict[str, threading.Lock] = field(default_factory=dict)
 
     def of(self, batch_id: str) -> BatchStatus:
-        """Return where a batch stands, at most `FRESH_SECONDS` old; raises NotFound."""
+        """Return where a batch stands, at most `FRESH_SECONDS` old, or `MONEY_SECONDS`; raises NotFound."""
         found = self._fresh(batch_id)
         if found is not None:
             return found
@@ -35,7 +37,7 @@ class Standing:
             found = self._fresh(batch_id)
             if found is None:
                 try:
-                    found = batch_status(self.repository.engine, batch_id)
+                    found = self._asked(batch_id)
                 finally:
                     with self._lock:
                         self._counting.pop(batch_id, None)
@@ -50,10 +52,19 @@ class Standing:
     def _fresh(self, batch_id: str) -> BatchStatus | None:
         with self._lock:
             found = self._known.get(batch_id)
-            if found is None or (not found[1].complete and time.monotonic() - found[0] > FRESH_SECONDS):
+            if found is None:
+                return None
+            asked_at, status = found
+            if time.monotonic() - asked_at > (MONEY_SECONDS if status.complete else FRESH_SECONDS):
                 return None
             self._known.move_to_end(batch_id)
-            return found[1]
+            return status
+
+    def _asked(self, batch_id: str) -> BatchStatus:
+        with self._lock:
+            _, old = self._known.get(batch_id, (0.0, None))
+        engine = self.repository.engine
+        return batch_status(engine, batch_id) if old is None else renewed(engine, old)
 
     def _keep(self, status: BatchStatus) -> None:
         with self._lock:
