@@ -15,8 +15,11 @@ from routet2i.contracts import SHADOW_CLIENT
 
 RUNS = """NOT EXISTS (SELECT 1 FROM pause p
     WHERE p.kind = 'batch' AND p.name = b.id OR p.kind = 'client' AND p.name = b.client)"""
+# Of jobs that ask for a tier, as `waiting` says it: '' asks for none, and no pause has that name
+TIER_RUNS = "NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'tier' AND p.name = w.tier)"
 WAITING = f"""SELECT b.client, sum(w.jobs) AS jobs, count(DISTINCT w.batch_id) AS batches
     FROM waiting w JOIN batch b ON b.id = w.batch_id WHERE b.state = 'open' AND w.jobs > 0 AND {RUNS}
+        AND {TIER_RUNS}
     GROUP BY b.client"""  # noqa: S608 - constants
 REACHED = "SELECT COALESCE(max(reached), 0) FROM decision_window"
 
@@ -35,7 +38,7 @@ class ClientRow:
 
     name: str
     weight: int
-    queued: int  # jobs that wait in open batches
+    queued: int  # jobs that wait in open batches, without those that a pause holds
     batches: int  # open, with jobs that wait
     share: float | None  # of a window's places, while those wait who wait now; None = it has no job waiting
     jobs_before: int | None  # of others, that start before its next one; None = it has no job waiting

@@ -2,6 +2,7 @@
 
     {NOW}          the database's clock, integer milliseconds
     {IDS}          the ids in parameter `ids` (from `pack_ids`) as a sub-select of a column `id`
+    {NAMES}        the same, of parameter `names`
     {PAIRS}        the pairs in parameter `pairs` (from `pack_pairs`) as a sub-select of two columns
     {ROWS}         an aggregate of {ROW}(column, ...) values: all of them as one JSON array
     {ROW}          some columns as a JSON array
@@ -36,6 +37,7 @@ WORDS = {
     "sqlite": {
         "NOW": NOW["sqlite"],
         "IDS": "(SELECT value AS id FROM json_each(:ids))",
+        "NAMES": "(SELECT value AS id FROM json_each(:names))",
         "PAIRS": "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:pairs))",
         "ROWS": "json_group_array",
         "ROW": "json_array",
@@ -48,6 +50,7 @@ WORDS = {
     "postgresql": {
         "NOW": NOW["postgresql"],
         "IDS": "(SELECT jsonb_array_elements_text(CAST(:ids AS jsonb)) AS id)",
+        "NAMES": "(SELECT jsonb_array_elements_text(CAST(:names AS jsonb)) AS id)",
         "PAIRS": "(SELECT e ->> 0, e ->> 1 FROM jsonb_array_elements(CAST(:pairs AS jsonb)) AS e)",
         "ROWS": "json_agg",
         "ROW": "json_build_array",
@@ -129,7 +132,7 @@ def run_rows(connection: Connection, statement: str, rows: Sequence[Mapping[str,
 
 
 def pack_ids(ids: Iterable[str]) -> str:
-    """Return ids as the parameter `ids` that `{IDS}` unpacks."""
+    """Return ids as the parameter `ids` that `{IDS}` unpacks, or names as `names` for `{NAMES}`."""
     return orjson.dumps(sorted(ids)).decode()
 
 

@@ -21,6 +21,7 @@ class JobEnd:
     job_id: str
     batch_id: str
     state: JobState | None  # a final one; None = it has none yet
+    not_before_ms: int  # no window takes it earlier: each deferral sets a later one
     defer_reason: str | None  # why the last window left it queued, a code of `scheduler.allocator.REASONS`
     tier: str | None  # that drew it, or is to
     reason: str | None  # of that tier
@@ -35,8 +36,8 @@ def of_jobs(connection: Connection, job_ids: Collection[str]) -> Mapping[str, Jo
     packed = pack_ids(job_ids)
     rows = run(
         connection,
-        """SELECT j.id, j.batch_id, j.defer_reason, a.tier, a.reason, o.state, o.micro_usd, o.error_class,
-                o.error
+        """SELECT j.id, j.batch_id, j.not_before_ms, j.defer_reason, a.tier, a.reason, o.state, o.micro_usd,
+                o.error_class, o.error
             FROM job j LEFT JOIN assignment a ON a.job_id = j.id LEFT JOIN outcome o ON o.job_id = j.id
             WHERE j.id IN {IDS}""",
         {"ids": packed},
@@ -66,6 +67,7 @@ def of_jobs(connection: Connection, job_ids: Collection[str]) -> Mapping[str, Jo
             job_id=row.id,
             batch_id=row.batch_id,
             state=None if row.state is None else JobState(row.state),
+            not_before_ms=row.not_before_ms,
             defer_reason=row.defer_reason,
             tier=row.tier,
             reason=row.reason,

@@ -10,7 +10,7 @@ the door (`db.door`), that of the outbox, those of the whole tables `budget_poli
 `resumption`, and those of previews.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -245,16 +245,21 @@ class Repository:
         with reading(self.engine) as connection:
             return turns.waiting(connection, limit=limit)
 
-    def open_window(self, *, limit: int, purse: Purse = JUST_BATCHES) -> WindowWork | None:
+    def open_window(
+        self, *, limit: int, purse: Purse = JUST_BATCHES, full: Set[str] = frozenset()
+    ) -> WindowWork | None:
         """Read at most `limit` queued jobs of open batches, with all accounts that they draw on.
 
         Clients share the places by weight (`db.turns` says which jobs of each come first); None if nothing
         waits. Nothing is written, except that periods of budgets begin.
+
+        Args:
+            full: tiers without room; jobs that ask for one of them are left out, as those of paused tiers.
         """
 
         def read() -> WindowWork | None:
             with reading(self.engine) as connection:
-                return windows.open_window(connection, limit=limit, purse=purse)
+                return windows.open_window(connection, limit=limit, purse=purse, full=full)
 
         return self._in_open_periods(read, purse=purse)
 

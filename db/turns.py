@@ -5,14 +5,14 @@ time is half gone, the most urgent first; then by priority, oldest batch first, 
 eighth place is for its oldest job, whatever its priority. It knows neither money nor what a job is worth.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row
 
 from db import clients
-from db.clients import RUNS
+from db.clients import RUNS, TIER_RUNS
 from db.dialects import pack_ids, run
 from db.fairness import AGED, Client, aged, in_turn, quotas
 
@@ -21,7 +21,9 @@ ROUNDS = 4  # of sharing: what a client leaves because its jobs are deferred is 
 # CROSS JOIN: SQLite must walk the queue in its own order, not batch by batch
 _TAKEABLE = """FROM job j CROSS JOIN batch b WHERE j.client = {client} AND j.state = 'queued'
     AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
-    AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'batch' AND p.name = b.id)"""
+    AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'batch' AND p.name = b.id)
+    AND (j.tier IS NULL OR j.tier NOT IN {NAMES}
+        AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'tier' AND p.name = j.tier))"""
 _OF_CLIENT = _TAKEABLE.replace("{client}", "c.id")
 URGENT = f"""SELECT j.id {_OF_CLIENT} AND j.jump_ms <= {{NOW}}
     ORDER BY j.jump_ms, j.priority DESC, j.batch_id, j.seq LIMIT :most"""
@@ -45,17 +47,24 @@ OLDEST = f"""WITH RECURSIVE level(client, priority) AS (
         ORDER BY j.batch_id, j.seq LIMIT :most) AS q) AS text) AS oldest
     FROM level v WHERE v.priority IS NOT NULL"""  # noqa: S608 - constants
 
-RUNS_OF_JOB = RUNS.replace("b.id", "j.batch_id").replace("b.client", "j.client")
+RUNS_OF_JOB = (
+    f"{RUNS} AND {TIER_RUNS}".replace("b.id", "j.batch_id")
+    .replace("b.client", "j.client")
+    .replace("w.tier", "j.tier")
+)
 COUNT = f"""SELECT (SELECT COALESCE(sum(w.jobs), 0) FROM waiting w JOIN batch b ON b.id = w.batch_id
-        WHERE b.state = 'open' AND w.jobs > 0 AND {RUNS})
+        WHERE b.state = 'open' AND w.jobs > 0 AND {RUNS} AND {TIER_RUNS})
     - (SELECT count(*) FROM job j
         WHERE j.state = 'queued' AND not_before_ms > 0 AND not_before_ms > {{NOW}} AND {RUNS_OF_JOB})"""  # noqa: S608 - constants
 
 
-def take(connection: Connection, *, limit: int) -> list[Row[Any]]:
+def take(connection: Connection, *, limit: int, full: Set[str] = frozenset()) -> list[Row[Any]]:
     """Return at most `limit` jobs that may be decided now, in the order of their turns.
 
     The turns of clients alternate, so that money which they share is shared too where it runs short.
+
+    Args:
+        full: tiers; the jobs that ask for one of them stay as they are, and hold up none behind them.
     """
     line = clients.line(connection)
     able = dict(line.waiting)  # client -> jobs it can use a place for
@@ -65,7 +74,7 @@ def take(connection: Connection, *, limit: int) -> list[Row[Any]]:
         asked = {name: places for name, places in given.items() if places > len(found.get(name, ()))}
         if not asked:
             break
-        found |= _next(connection, {name: line.clients[name] for name in asked}, asked)
+        found |= _next(connection, {name: line.clients[name] for name in asked}, asked, full)
         able |= {name: len(found[name]) for name, places in asked.items() if len(found[name]) < places}
     if not any(found.values()):
         return []
@@ -84,30 +93,31 @@ def take(connection: Connection, *, limit: int) -> list[Row[Any]]:
 
 
 def _next(
-    connection: Connection, asking: Mapping[str, Client], places: Mapping[str, int]
+    connection: Connection, asking: Mapping[str, Client], places: Mapping[str, int], full: Set[str]
 ) -> dict[str, list[str]]:
     """Return the jobs each client would have decided next, at most so many, the first first."""
+    names = pack_ids(full)
     jobs: dict[str, list[str]] = {}
     aging: dict[str, int] = {}  # client -> places for its oldest jobs, if not all of them are taken anyway
-    for most, names in _alike(places):
-        for row in run(connection, FIRST, {"most": most, "ids": pack_ids(names)}):
+    for most, theirs in _alike(places):
+        for row in run(connection, FIRST, {"most": most, "ids": pack_ids(theirs), "names": names}):
             ranked = _list(row.ranked)
             jobs[row.client] = [*_list(row.urgent), *ranked]
             share = _share(asking[row.client], places[row.client])
             if share and len(ranked) >= places[row.client]:
                 aging[row.client] = share
     oldest: dict[str, list[tuple[str, int, str]]] = {name: [] for name in asking}
-    for most, names in _alike(aging):
-        for row in run(connection, OLDEST, {"most": most, "ids": pack_ids(names)}):
+    for most, theirs in _alike(aging):
+        for row in run(connection, OLDEST, {"most": most, "ids": pack_ids(theirs), "names": names}):
             oldest[row.client] += map(tuple, _list(row.oldest))
     return {
         name: aged(
-            iter(theirs),
+            iter(own),
             (job for *_, job in sorted(oldest[name])),
             first=asking[name].place,
             places=places[name],
         )
-        for name, theirs in jobs.items()
+        for name, own in jobs.items()
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
-from db.clients import RUNS
+from db.clients import RUNS, TIER_RUNS
 from db.dialects import run
 from db.session import reading
 
@@ -91,6 +91,7 @@ def _waiting(connection: Connection) -> float | None:
                             ELSE j.created_ms END AS since
                 FROM job j JOIN batch b ON b.id = j.batch_id
                 WHERE j.state = 'queued' AND b.state = 'open' AND j.not_before_ms <= {{NOW}} AND {RUNS}
+                    AND {TIER_RUNS.replace("w.tier", "j.tier")}
                 LIMIT :most) queue""",  # noqa: S608 - constants
             {"most": LOOKED_AT},
         ).scalar()

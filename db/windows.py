@@ -22,6 +22,7 @@ from db.waiting import Queued
 from routet2i.contracts import (
     DEFERRED_BY,
     GUARDED_BY,
+    TIER_AWAY,
     Account,
     Assignment,
     Funds,
@@ -37,11 +38,12 @@ from routet2i.contracts import (
 from routet2i.errors import RouteT2IError
 
 DEFER_MS = 1_000  # pause of a deferred job: so that those behind it get their window
+LONG_DEFER_MS = 30_000  # of one that a person must help: a second's windows may not take all of them
 
 
-def open_window(connection: Connection, *, limit: int, purse: Purse) -> WindowWork | None:
+def open_window(connection: Connection, *, limit: int, purse: Purse, full: Set[str]) -> WindowWork | None:
     """Read the next jobs to decide about; see `Repository.open_window`; raises NotOpen."""
-    rows = turns.take(connection, limit=limit)
+    rows = turns.take(connection, limit=limit, full=full)
     if not rows:
         return None
     batches = {row.batch_id for row in rows}
@@ -292,7 +294,11 @@ def _defer(connection: Connection, deferred: Sequence[tuple[str, str]]) -> Count
             connection,
             """UPDATE job SET not_before_ms = {NOW} + :pause, defer_reason = :reason
                 WHERE id IN {IDS} AND state = 'queued' RETURNING client""",
-            {"pause": DEFER_MS, "reason": reason, "ids": pack_ids(job_ids)},
+            {
+                "pause": LONG_DEFER_MS if reason in TIER_AWAY else DEFER_MS,
+                "reason": reason,
+                "ids": pack_ids(job_ids),
+            },
         )
         .scalars()
         .all()

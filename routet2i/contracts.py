@@ -374,6 +374,9 @@ DEFERRED_BY: Mapping[Scope, str] = {
     Scope.CLIENT: "client_budget",
     Scope.DEPLOYMENT: "deployment_budget",
 }
+TIER_MISSING = "tier_missing"
+TIER_PAUSED = "tier_paused"
+TIER_AWAY = frozenset({TIER_MISSING, TIER_PAUSED})  # a job waits until a person brings its tier back
 
 
 class Carry(StrEnum):

@@ -4,7 +4,7 @@ Pure. Which tier a job gets is decided in `scheduler.deciding`; here is what peo
 workers get of it. It knows no clock, no database and no queue.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from routet2i.contracts import (
@@ -12,6 +12,8 @@ from routet2i.contracts import (
     GUARDED_BY,
     SHADOW_REASON,
     SHORT_BY,
+    TIER_MISSING,
+    TIER_PAUSED,
     Assignment,
     Microbatch,
     Scope,
@@ -28,7 +30,6 @@ PREDICTED_BEST = "predicted_best"
 TIER_FULL = "tier_full"
 DEADLINE = "deadline"
 CAPACITY = "capacity"
-TIER_MISSING = "tier_missing"
 REQUESTED = "requested"
 BUDGET_GUARD = GUARDED_BY[Scope.BATCH]
 BUDGET = DEFERRED_BY[Scope.BATCH]
@@ -59,6 +60,7 @@ REASONS: Mapping[str, str] = {
     "client_budget": "the client's budget does not cover even the edge tier now; it waits for money",
     "deployment_budget": "the deployment's budget does not cover even the edge tier now; it waits for money",
     TIER_MISSING: "the tier file has no longer the tier that it asks for or its preview promised; it waits",
+    TIER_PAUSED: "the tier that its preview promised is paused; it waits until somebody resumes that tier",
     REQUESTED: "its line asks for this tier",
 }
 
@@ -98,19 +100,22 @@ def pack(
     *,
     tiers: Tiers,
     microbatch_jobs: int,
+    resting: Set[str] = frozenset(),
     new_id: Callable[[], str] = new_id,
 ) -> tuple[Microbatch, ...]:
     """Group assignments of one batch, one tier and one size into microbatches, in the order of the jobs.
 
     A microbatch holds at most `microbatch_jobs` pictures, and so at most as many jobs, but at least one job:
     a lease then covers a bounded amount of work whatever n the jobs have. A cloud microbatch carries the same
-    jobs on the edge tier as its fallback, where that is cheaper; jobs that ask for their tier have none.
+    jobs on the edge tier as its fallback, where that is cheaper and not paused; jobs that ask for their tier
+    have none.
 
     Args:
         assignments: of any number of batches.
         jobs: at least the assigned ones, in the window's order.
         tiers: for sizes and prices.
         microbatch_jobs: upper bound, >= 1.
+        resting: tiers that are paused, and take nothing.
         new_id: makes the microbatches' ids.
     """
     known = {job.job_id: job for job in jobs}
@@ -127,13 +132,13 @@ def pack(
         group.assignments.append(assignment)
         group.jobs.append(job)
         group.pictures += job.n
-    edge = tiers[tiers.edge]
-    return tuple(_microbatch(group, edge=edge, microbatch_id=new_id()) for group in full)
+    edge, rests = tiers[tiers.edge], tiers.edge in resting
+    return tuple(_microbatch(group, edge=edge, rests=rests, microbatch_id=new_id()) for group in full)
 
 
-def _microbatch(group: _Group, *, edge: TierProfile, microbatch_id: str) -> Microbatch:
+def _microbatch(group: _Group, *, edge: TierProfile, rests: bool, microbatch_id: str) -> Microbatch:
     job, tier = group.job, group.tier
-    cheaper = job.tier is None and _price(edge, job) < _price(tier, job)
+    cheaper = not rests and job.tier is None and _price(edge, job) < _price(tier, job)
     fallback = (
         tuple(
             replace(assignment, tier=edge.name, reason=BUDGET_GUARD, micro_usd=_price(edge, one))

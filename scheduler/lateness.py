@@ -24,8 +24,8 @@ def late_tiers(work: WindowWork, expected: Columns, *, tiers: Tiers) -> Mask:
 
     A job is drawn after the tier's unfinished pictures and those of the jobs before it in the window, shared
     among the tier's live workers (at least one), at the measured seconds per picture. A tier of unknown speed
-    meets every deadline. Where no tier meets it, none is late: hurry cannot help any more, so that job takes
-    the decision that it would have had without a deadline. So does a job that asks for a tier.
+    meets every deadline, a paused one none. Where no tier meets it, none is late: hurry cannot help any more,
+    so that job takes the decision that it would have had without a deadline. So does who asks for a tier.
 
     Args:
         expected: (n,) the tier that each job would get without deadlines, -1 = none. One that is late there
@@ -42,7 +42,11 @@ def late_tiers(work: WindowWork, expected: Columns, *, tiers: Tiers) -> Mask:
         if job.deadline_ms is not None and job.tier is None:
             left = (job.deadline_ms - work.now_ms) / 1000
             ends = [
-                0.0 if mine is None else others / max(1, pool.workers) + mine
+                np.inf
+                if pool.tier in work.resting
+                else 0.0
+                if mine is None
+                else others / max(1, pool.workers) + mine
                 for pool, others, mine in zip(pools, before, own, strict=True)
             ]
             late[row] = np.array(ends) > left

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from routet2i.contracts import (
     DEFERRED_BY,
+    TIER_MISSING,
+    TIER_PAUSED,
     Account,
     Assignment,
     Microbatch,
@@ -20,7 +22,7 @@ from routet2i.contracts import (
     WindowWork,
 )
 from routet2i.tiers import Tiers
-from scheduler.allocator import CAPACITY, TIER_MISSING, pack
+from scheduler.allocator import CAPACITY, pack
 from scheduler.rooms import load_of, room_of
 
 
@@ -108,10 +110,12 @@ def _refusal(
     """Return why a job must wait, a code of `scheduler.allocator.REASONS`; None if it need not."""
     if choice.tier not in tiers.profiles:
         return TIER_MISSING
+    if choice.tier in work.resting:
+        return TIER_PAUSED
     for account in work.chains[job.batch_id]:
         if free.get(account, choice.micro_usd) < choice.micro_usd:
             return DEFERRED_BY[account.scope]
-    room = room_of(tiers[choice.tier], pools, resting=work.resting)
+    room = room_of(tiers[choice.tier], pools)
     return CAPACITY if room is not None and room < load_of(tiers[choice.tier], job.n) else None
 
 

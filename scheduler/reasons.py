@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from routet2i.contracts import DEFERRED_BY, SHORT_BY, Prediction, Scope
+from routet2i.contracts import DEFERRED_BY, SHORT_BY, TIER_MISSING, Prediction, Scope
 from routet2i.tiers import Tiers
 from scheduler.allocation.options import Bound, Choice, Floats, Options
 from scheduler.allocator import (
@@ -20,7 +20,6 @@ from scheduler.allocator import (
     PREDICTED_BEST,
     REQUESTED,
     TIER_FULL,
-    TIER_MISSING,
 )
 from scheduler.gains import Sized
 

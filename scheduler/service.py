@@ -8,7 +8,7 @@ window from closing. It knows neither SQL nor how a prediction or a choice is ma
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Protocol
 
@@ -46,7 +46,7 @@ from scheduler.memory import Memory, Records
 from scheduler.pace import Pace
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
-from scheduler.rooms import most_jobs
+from scheduler.rooms import most_jobs, rooms
 from scheduler.shadows import plan_shadows
 
 POLICY = "bid_price"  # name of the allocator's rule, stored with each window
@@ -74,8 +74,11 @@ class Windows(Records, Protocol):
     def waiting_jobs(self, *, limit: int) -> int:
         """Count the jobs that a window could take now, up to a limit."""
 
-    def open_window(self, *, limit: int, purse: Purse) -> WindowWork | None:
-        """Return the jobs whose turn it is, with the accounts they draw on; None if no job waits."""
+    def open_window(self, *, limit: int, purse: Purse, full: Set[str]) -> WindowWork | None:
+        """Return the jobs whose turn it is, with the accounts they draw on; None if no job waits.
+
+        Jobs that ask for a tier in `full` are left out.
+        """
 
     def pools(self, tiers: Iterable[str], *, sample: int | None = None) -> Mapping[str, Pool]:
         """Return tier -> its workers and what they have before them."""
@@ -219,7 +222,7 @@ def _open_window(repository: Windows, *, tiers: Tiers, limit: int, purse: Purse)
     """Read the next jobs to decide, with the tiers' pools where they matter; None if none can be decided.
 
     Where all routed tiers have a limit, no more jobs are read than could find room: those behind them stay
-    as they are, in their order.
+    as they are, in their order. So do jobs that ask for a tier that is full.
     """
     limited = [tier.name for tier in tiers.profiles.values() if tier.max_backlog is not None]
     pools = repository.pools(limited) if limited else {}
@@ -227,7 +230,12 @@ def _open_window(repository: Windows, *, tiers: Tiers, limit: int, purse: Purse)
     room = most_jobs(tiers, pools, resting=resting)
     if room == 0:
         return None
-    work = repository.open_window(limit=limit if room is None else min(limit, room), purse=purse)
+    full = {
+        name
+        for name, left in zip(tiers.routed, rooms(tiers, pools, resting=resting), strict=True)
+        if left == 0
+    }
+    work = repository.open_window(limit=limit if room is None else min(limit, room), purse=purse, full=full)
     if work is None:
         return None
     work = replace(work, pools=pools, resting=resting)
@@ -266,7 +274,11 @@ def decide(
     plan = WindowPlan(
         window_id=new_id(),
         microbatches=pack(
-            decision.assignments, work.jobs, tiers=tiers, microbatch_jobs=settings.microbatch_jobs
+            decision.assignments,
+            work.jobs,
+            tiers=tiers,
+            microbatch_jobs=settings.microbatch_jobs,
+            resting=work.resting,
         ),
         policy=POLICY,
         predictor_name=predictor.name,
@@ -282,6 +294,7 @@ def decide(
             tiers=tiers,
             yardstick=yardstick_of(predictor),
             now=work.now_ms / 1000,
+            resting=work.resting,
         ),
     )
     return plan, decision.markets

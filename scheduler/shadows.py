@@ -6,7 +6,7 @@ again changes nothing, and neither prompt nor tier has a say in it. It knows no 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from routet2i.contracts import ShadowPlan, ShadowTier, Yardstick
 from routet2i.settings import Settings
@@ -29,16 +29,18 @@ def plan_shadows(
     tiers: Tiers,
     yardstick: Yardstick | None,
     now: float,
+    resting: Set[str] = frozenset(),
 ) -> ShadowPlan | None:
-    """Return what a window may shadow; None if the settings shadow nothing.
+    """Return what a window may shadow; None if the settings shadow nothing, or a tier of the two rests.
 
     Args:
         job_ids: of the window.
         yardstick: of the predictor that decides.
         now: Unix time in seconds, names the budget period.
+        resting: tiers that are paused, and take nothing.
     """
     share = settings.shadow_share
-    if share == 0.0:
+    if share == 0.0 or not resting.isdisjoint((tiers.edge, tiers.cloud)):
         return None
     edge, cloud = tiers[tiers.edge], tiers[tiers.cloud]
     start = period_start(now, seconds=settings.budget_period_seconds)

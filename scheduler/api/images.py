@@ -177,8 +177,12 @@ def _tier(model: str | None, *, tiers: Tiers) -> str | None:
 
 async def _end(request: Request, lookout: Lookout, single: Single, *, keeps: bool) -> JobEnd:
     """Return the good end of a job; raises Refused for every other one, and for a caller that left."""
-    waiting = asyncio.ensure_future(lookout.end(single.job_id, seconds=WAIT_SECONDS))
     repository = repository_of(request)
+    known_ms = 0
+    if not single.created:  # what a window said before this request may hold no more
+        found = await run_in_threadpool(repository.ends, [single.job_id])
+        known_ms = found[single.job_id].not_before_ms
+    waiting = asyncio.ensure_future(lookout.end(single.job_id, seconds=WAIT_SECONDS, known_ms=known_ms))
     try:
         while not waiting.done():
             await asyncio.wait([waiting], timeout=LEAVES_SECONDS)

@@ -25,14 +25,18 @@ class Lookout:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._waiting: dict[str, set[asyncio.Future[JobEnd]]] = defaultdict(set)
+        self._waiting: dict[str, dict[asyncio.Future[JobEnd], int]] = defaultdict(dict)
         self._looking: asyncio.Task[None] | None = None
 
-    async def end(self, job_id: str, *, seconds: float) -> JobEnd | None:
-        """Return how a job ended, or that a window found no money for it; None if it takes longer."""
+    async def end(self, job_id: str, *, seconds: float, known_ms: int = 0) -> JobEnd | None:
+        """Return how a job ended, or that a window found no money for it; None if it takes longer.
+
+        Args:
+            known_ms: the job's `not_before_ms` when it was asked for; only a later one tells of a new window.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[JobEnd] = loop.create_future()
-        self._waiting[job_id].add(future)
+        self._waiting[job_id][future] = known_ms
         if self._looking is None or self._looking.done():
             self._looking = loop.create_task(self._look())
         try:
@@ -41,7 +45,7 @@ class Lookout:
             return None
         finally:
             futures = self._waiting[job_id]
-            futures.discard(future)
+            futures.pop(future)
             if not futures:
                 del self._waiting[job_id]
 
@@ -60,7 +64,8 @@ class Lookout:
             for job_id, end in found.items():
                 if end.state is None and end.defer_reason not in SHORT_OF_MONEY:
                     continue
-                for future in self._waiting.get(job_id, ()):
-                    if not future.done():
+                for future, known_ms in self._waiting.get(job_id, {}).items():
+                    told = end.state is not None or end.not_before_ms > known_ms
+                    if told and not future.done():
                         future.set_result(end)
             await asyncio.sleep(LOOK_SECONDS)

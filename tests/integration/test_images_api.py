@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -197,6 +198,27 @@ def test_without_money_it_says_so_and_nothing_is_left_waiting(served: Served, sh
     assert refused.value.code == "insufficient_quota"
     assert shop.read("SELECT count(*) FROM job WHERE state = 'queued'") == 0
     assert shop.is_sound()
+
+
+def test_a_repeated_request_is_not_told_what_a_window_said_before_it(served: Served, shop) -> None:
+    # Given a request with a key that was refused for want of money
+    limit = BudgetPolicy(scope=Scope.CLIENT, name="ann", span="total", limit_micro_usd=0)
+    served.repository.set_budget(limit, who="t", reason="")
+    client = served.openai(max_retries=0)
+    wish = {"prompt": "a red circle", "extra_headers": {"Idempotency-Key": "poster-1"}}
+    with pytest.raises(openai.RateLimitError):
+        client.images.generate(**wish)
+    # When it is repeated while there is still none, then a new window says so
+    with pytest.raises(openai.RateLimitError):
+        client.images.generate(**wish)
+    # And when there is money, but no window is decided yet
+    served.works.clear()
+    time.sleep(0.5)
+    served.repository.set_budget(replace(limit, limit_micro_usd=1_000_000), who="t", reason="")
+    threading.Timer(1.0, served.works.set).start()
+    # Then it waits for one and has its picture
+    assert client.images.generate(**wish).data[0].b64_json
+    assert shop.read("SELECT count(*) FROM job") == 1
 
 
 def test_who_goes_away_takes_its_job_along(served: Served, shop) -> None:

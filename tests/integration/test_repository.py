@@ -717,9 +717,9 @@ def test_claim_and_window_walk_an_index(engine):
         tier="edge",
     )
     assert "ix_microbatch_tier_state" in claim
-    first = plan_of(engine, turns.FIRST, most=512, ids='["a"]')
+    first = plan_of(engine, turns.FIRST, most=512, ids='["a"]', names='["cloud"]')
     assert "ix_job_jump" in first
-    oldest = plan_of(engine, turns.OLDEST, most=64, ids='["a"]')
+    oldest = plan_of(engine, turns.OLDEST, most=64, ids='["a"]', names='["cloud"]')
     for window in (first, oldest):
         assert "ix_job_queue" in window
         assert "TEMP B-TREE" not in window

@@ -1,6 +1,7 @@
 """The scheduler's loop on real databases; a worker is played by calling claim, record and finish."""
 
 import hashlib
+import json
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from db.audit import batch_status, check_invariants
+from db.pauses import Paused
 from routet2i.contracts import JobOutcome, JobState, Picture, Prediction, Yardstick
 from routet2i.errors import LeaseLost, ServiceUnavailable
 from routet2i.settings import Settings
@@ -230,7 +232,8 @@ def test_a_deployments_budget_defers_jobs_until_its_next_period(repository, tmp_
     ) == [("0", 27_000), ("3600", 18_000)]
 
 
-def test_what_the_ledger_refuses_falls_back_to_the_edge(repository, tmp_path):
+@pytest.mark.parametrize("resting", [frozenset(), frozenset({"edge"})])
+def test_what_the_ledger_refuses_falls_back_to_the_edge_unless_that_is_paused(repository, tmp_path, resting):
     # Given a second leader that reserved the money while this one decided
     batch_id = submit(repository, tmp_path, ["a 10"], budget=70_000)
 
@@ -248,13 +251,67 @@ def test_what_the_ledger_refuses_falls_back_to_the_edge(repository, tmp_path):
             return repository.record_window(plan)
 
         def resting_tiers(self):
-            return frozenset()
+            return resting
 
     # When the window is recorded
     recorded = window(Late())
+    if resting:
+        # Then the job waits for money
+        assert (recorded.assigned, recorded.deferred) == (0, 1)
+        assert rows(repository, "SELECT defer_reason FROM job") == [("budget",)]
+        return
     # Then the guard refuses the cloud and grants the edge, with the prediction it was chosen by
     assert (recorded.assigned, recorded.fallback) == (1, 1)
     assert decisions(repository) == [("edge", "budget_guard", 0.1, 0.5)]
+
+
+def asking(repository, tmp_path, *tiers):
+    """Submit lines that ask for these tiers, None = any."""
+    path = tmp_path / "asking.jsonl"
+    lines = [{"prompt": f"p{line} 90"} | ({"tier": tier} if tier else {}) for line, tier in enumerate(tiers)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    submit_file(repository, path, tiers=TIERS, settings=Settings(), budget_micro_usd=None)
+
+
+def limited(**limits):
+    profiles = {name: replace(TIERS[name], max_backlog=limits.get(name)) for name in TIERS.profiles}
+    return replace(TIERS, profiles=profiles)
+
+
+def drawn_free(repository):
+    return rows(
+        repository,
+        "SELECT count(*) FROM assignment a JOIN job j ON j.id = a.job_id WHERE j.tier IS NULL",
+    )[0][0]
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_jobs_that_ask_for_a_tier_that_takes_none_starve_no_job_behind_them(repository, tmp_path, is_paused):
+    # Given twenty lines that ask for a paused or a full cloud before three others, and room for four a window
+    tiers = limited(edge=4, cloud=1)
+    asking(repository, tmp_path, *["cloud"] * 20, None, None, None)
+    if is_paused:
+        repository.pause(Paused.TIER, "cloud", who="ann@desk", reason="")
+    else:
+        run_window(repository, ByNumber(), tiers=tiers, settings=Settings(), term=None)
+        assert rows(repository, "SELECT count(*) FROM assignment WHERE tier = 'cloud'") == [(1,)]
+    # When one window is decided
+    recorded = run_window(repository, ByNumber(), tiers=tiers, settings=Settings(), term=None)
+    # Then the others are drawn, and none of the twenty has used a place
+    assert (recorded.assigned, recorded.deferred) == (3, 0)
+    assert drawn_free(repository) == 3
+    assert check_invariants(repository.engine) == []
+
+
+def test_no_shadow_goes_to_a_paused_tier(repository, tmp_path):
+    # Given a paused cloud, and both tiers asked to draw every job
+    submit(repository, tmp_path, ["a 90", "b 10"])
+    repository.pause(Paused.TIER, "cloud", who="ann@desk", reason="")
+    # When a window is decided
+    window(repository, shadow_share=1.0, shadow_budget_micro_usd=10_000_000)
+    # Then both are drawn on the edge, and no money goes to the cloud
+    assert rows(repository, "SELECT tier, count(*) FROM assignment GROUP BY tier") == [("edge", 2)]
+    assert rows(repository, "SELECT count(*) FROM job WHERE shadow_of IS NOT NULL") == [(0,)]
 
 
 # --- the loop --------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import pytest
 
 from db import turns
 from db.fairness import TICKS
+from db.pauses import Paused
 from db.session import reading
-from routet2i.contracts import SHADOW_CLIENT, BudgetPolicy, Scope
+from db.vitals import vitals
+from routet2i.contracts import SHADOW_CLIENT, BudgetPolicy, GenerationRequest, Scope
 
 
 @pytest.fixture
@@ -261,6 +263,92 @@ def test_what_waits_is_counted_without_deferred_jobs_and_files_that_are_still_re
     # And one when the other is cancelled
     repository.cancel_job(shop.read("SELECT id FROM job WHERE batch_id = :id AND seq = 2", id=batch))
     assert repository.waiting_jobs(limit=10) == 1
+
+
+# ---------------------------------------------------------------- jobs that ask for a tier
+
+
+@pytest.fixture
+def asking(repository):
+    """Submit a batch whose lines ask for these tiers, None = any; return its id."""
+
+    def submit(*wanted, client="a"):
+        batch_id = repository.open_batch(
+            client=client, idem_key="asks", body_sha256="asks", name="asks", budget_micro_usd=None
+        ).batch_id
+        lines = [
+            GenerationRequest(
+                line_no=line, custom_id=f"{line}", prompt=f"{tier} {line}", seed=line, n=1, tier=tier
+            )
+            for line, tier in enumerate(wanted, start=1)
+        ]
+        repository.add_jobs(batch_id, lines, [], cursor_line=len(lines))
+        repository.close_intake(batch_id)
+        return batch_id
+
+    return submit
+
+
+def told(repository, **options):
+    work = repository.open_window(limit=4, **options)
+    return [] if work is None else [job.prompt for job in work.jobs]
+
+
+def test_jobs_that_ask_for_a_paused_tier_hold_up_none_behind_them(repository, shop, asking):
+    # Given eight jobs that ask for the cloud before three others, and another client's five
+    asking(*["cloud"] * 8, None, None, "edge")
+    shop.submit(5, client="b")
+    assert told(repository)[0] == "cloud 1"
+    # When the cloud is paused, one of those jobs being deferred at that moment
+    shop.change("UPDATE job SET not_before_ms = 99999999999999 WHERE tier = 'cloud' AND seq = 2")
+    repository.pause(Paused.TIER, "cloud", who="ann@desk", reason="")
+    # Then a window takes the others, and only they are counted: as waiting, and for their client's share
+    assert [one for one in told(repository) if one.startswith(("None", "edge"))] == ["None 9", "None 10"]
+    assert repository.waiting_jobs(limit=100) == 3 + 5
+    assert [one.queued for one in repository.clients()] == [3, 5]
+    # And when it is resumed, all are back in their order
+    repository.resume(Paused.TIER, "cloud")
+    assert [one for one in told(repository) if one.startswith("cloud")] == ["cloud 1", "cloud 3"]
+    assert repository.waiting_jobs(limit=100) == 10 + 5
+    assert shop.is_sound()
+
+
+def test_a_client_that_asks_for_a_paused_tier_alone_has_no_share_and_waits_for_no_window(
+    repository, shop, asking
+):
+    asking(*["cloud"] * 8)
+    repository.pause(Paused.TIER, "cloud", who="ann@desk", reason="")
+    assert vitals(repository.engine, tiers=["cloud"], live_seconds=15).waiting_seconds is None
+    assert repository.waiting_jobs(limit=100) == 0
+    assert told(repository) == []
+    shop.submit(9, client="b")
+    assert len(told(repository)) == 4
+
+
+def test_jobs_that_ask_for_a_full_tier_are_left_out_and_the_others_fill_the_window(repository, shop, asking):
+    asking(*["cloud"] * 8, None, None, "edge")
+    assert told(repository, full={"cloud"}) == ["None 9", "None 10", "edge 11"]
+    assert told(repository, full={"cloud", "edge"}) == ["None 9", "None 10"]
+    # Also among the oldest, where most jobs have a higher priority
+    shop.change("UPDATE job SET priority = 5 WHERE tier IS NULL")
+    for _ in range(8):
+        shop.change("UPDATE client SET virtual = virtual + 1")
+        assert told(repository, full={"cloud"}) == ["None 9", "None 10", "edge 11"]
+
+
+@pytest.mark.parametrize(("reason", "least"), [("tier_missing", 20), ("tier_paused", 20), ("capacity", 0)])
+def test_a_job_whose_tier_a_person_must_bring_back_waits_longer_for_its_next_window(
+    repository, shop, reason, least
+):
+    # Given a window that leaves its job queued
+    shop.submit(1, client="a")
+    work = repository.open_window(limit=1)
+    left = replace(shop.plan(work), microbatches=(), deferred=((work.jobs[0].job_id, reason),))
+    began = time.time()
+    repository.record_window(left)
+    # Then it is for a second, or for longer where the next ones would find the same
+    pause = shop.read("SELECT not_before_ms FROM job") / 1000 - began
+    assert least < pause < least + 15
 
 
 # ---------------------------------------------------------------- for people, and for the clock

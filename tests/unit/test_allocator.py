@@ -116,6 +116,14 @@ def test_cloud_microbatches_carry_the_same_jobs_on_the_edge_at_the_edge_price(pa
             assert cheap == replace(a, tier="edge", reason="budget_guard", micro_usd=9 * known[a.job_id].n)
 
 
+@pytest.mark.parametrize(("resting", "fallback"), [({"edge"}, None), ({"cloud"}, "edge")])
+def test_no_job_falls_back_to_a_paused_edge(resting, fallback):
+    jobs = make_jobs([1])
+    assignments = assign(jobs, make_predictions([0.1]), tiers=make_tiers())
+    (found,) = pack(assignments, jobs, tiers=make_tiers(), microbatch_jobs=2, resting=resting)
+    assert (found.fallback_tier, bool(found.fallback)) == (fallback, fallback is not None)
+
+
 def test_microbatches_come_in_the_order_of_their_first_jobs():
     jobs = make_jobs([1] * 6)
     tiers, ids = make_tiers(), count()

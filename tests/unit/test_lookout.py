@@ -11,8 +11,8 @@ from routet2i.errors import ServiceUnavailable
 from scheduler.api.lookout import Lookout
 
 END = JobEnd(
-    job_id="job", batch_id="batch", state=JobState.SUCCEEDED, defer_reason=None, tier="edge", reason=None,
-    micro_usd=0, error_class=None, error=None, pictures=(),
+    job_id="job", batch_id="batch", state=JobState.SUCCEEDED, not_before_ms=0, defer_reason=None, tier="edge",
+    reason=None, micro_usd=0, error_class=None, error=None, pictures=(),
 )  # fmt: skip
 
 

@@ -208,6 +208,27 @@ def test_a_tier_is_late_if_what_is_before_a_job_and_the_job_take_longer_and_anot
     assert late.tolist() == [expected]
 
 
+def test_a_paused_tier_is_in_time_for_nothing() -> None:
+    # Given an edge that is too slow for two deadlines, and a cloud that would be in time for both
+    case = pooled(make({"a": [0.8, 0.1, 0.8]}, limits={}), edge=60, cloud=0)
+    case = hurried(case, {"edge": 1.0, "cloud": 1.0}, a000=10, a001=10)
+    assert told(case)["a000"] == ("cloud", "deadline")
+    # When the cloud is paused, then no job waits for it: hurry cannot help
+    paused = replace(case, work=replace(case.work, resting=frozenset({"cloud"})))
+    assert told(paused) == {
+        "a000": ("edge", "predicted_better_on_edge"),
+        "a001": ("edge", "tier_full"),
+        "a002": ("edge", "predicted_better_on_edge"),
+    }
+    # And when the edge is, then whoever has a deadline goes to the cloud at once
+    paused = replace(case, work=replace(case.work, resting=frozenset({"edge"})))
+    assert told(paused) == {
+        "a000": ("cloud", "deadline"),
+        "a001": ("cloud", "predicted_better_on_cloud"),
+        "a002": ("", "capacity"),
+    }
+
+
 def test_jobs_before_it_in_the_window_count_where_they_are_expected() -> None:
     # Given idle tiers of a second a picture, and eight jobs as good on the edge, all wanted in three seconds
     case = pooled(make({"a": [0.8] * 8}, limits={}), edge=0, cloud=0)
@@ -246,6 +267,11 @@ def test_a_promised_job_waits_for_room_and_the_others_have_what_it_leaves() -> N
     found = take_locked(case.work, tiers=case.tiers, microbatch_jobs=8)
     # Then the second waits, and the cloud is full for the third
     assert found.deferred == (("a001", "capacity"),)
+    # And while the cloud is paused, both wait, and are told so
+    paused = take_locked(
+        replace(case.work, resting=frozenset({"cloud"})), tiers=case.tiers, microbatch_jobs=8
+    )
+    assert paused.deferred == (("a000", "tier_paused"), ("a001", "tier_paused"))
     assert [a.job_id for one in found.microbatches for a in one.assignments] == ["a000"]
     assert told(replace(case, work=found.rest, predictions=case.predictions[2:])) == {
         "a002": ("edge", "tier_full")

@@ -1,5 +1,6 @@
 """Which jobs are drawn twice: by chance alone, the same ones whenever one asks."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,10 @@ TIERS = read_tiers(packaged("pocket"))
 SHARES = st.floats(0, 1)
 
 
-def plan(job_ids=(), *, now=7210.0, **settings):
-    return plan_shadows(job_ids, settings=Settings(**settings), tiers=TIERS, yardstick=None, now=now)
+def plan(job_ids=(), *, now=7210.0, resting=frozenset(), **settings):
+    return plan_shadows(
+        job_ids, settings=Settings(**settings), tiers=TIERS, yardstick=None, now=now, resting=resting
+    )
 
 
 @given(st.text(), SHARES, SHARES)
@@ -39,6 +42,12 @@ def test_a_share_is_met_on_ids_that_follow_each_other():
 
 def test_shadows_are_off_unless_asked_for():
     assert plan(["a"]) is None
+
+
+@pytest.mark.parametrize("tier", ["edge", "cloud"])
+def test_while_one_of_the_two_tiers_is_paused_nothing_is_shadowed(tier):
+    assert plan(["a"], shadow_share=1.0, resting={tier}) is None
+    assert plan(["a"], shadow_share=1.0, resting={"third"}).drawn == {"a"}
 
 
 def test_a_plan_sends_each_tiers_jobs_to_the_other_at_its_price_and_size():
