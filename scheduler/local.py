@@ -34,6 +34,7 @@ from routet2i.heartbeat import LIVE_SECONDS
 from routet2i.settings import Settings
 from routet2i.worker import worker_command
 from scheduler import broker
+from scheduler.ports import Ports
 from scheduler.running import stack_file
 
 FLOWER_PORT = 5555  # its well-known one, if it is free
@@ -105,6 +106,7 @@ class Stack:
         self._tiers = settings.read_tiers()
         self._children: dict[str, _Child] = {}
         self._lock: IO[str] | None = None
+        self._ports = Ports()
         self._log_file: IO[bytes] | None = None
         self._sentinel: subprocess.Popen[str] | None = None
 
@@ -200,7 +202,7 @@ class Stack:
         if find_spec("fastapi") is None or find_spec("uvicorn") is None:
             self._say("the HTTP interface is not installed; type: pip install 'routet2i[api]'")
             return
-        port = API_PORT if broker.is_free(API_PORT) else broker.free_port()
+        port = self._ports.claim(API_PORT)
         self.api = ApiAccess(url=f"http://{broker.LOOPBACK}:{port}", key=self._new_key())
         self._children["api"] = _Child(
             name="api",
@@ -226,7 +228,7 @@ class Stack:
         if find_spec("flower") is None:
             self._say("Flower is not installed; type: pip install 'routet2i[flower]'")
             return
-        port = FLOWER_PORT if broker.is_free(FLOWER_PORT) else broker.free_port()
+        port = self._ports.claim(FLOWER_PORT)
         access = FlowerAccess(
             url=f"http://{broker.LOOPBACK}:{port}", user="routet2i", password=secrets.token_urlsafe(24)
         )
@@ -352,6 +354,7 @@ class Stack:
         if self._log_file is not None:
             self._log_file.close()
             self._log_file = None
+        self._ports.close()
         if self._lock is not None:
             stack_file(self._run).unlink(missing_ok=True)
             self._lock.close()
