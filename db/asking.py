@@ -6,7 +6,6 @@ that nobody is shown (`db.views.SECRETS`).
 """
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -108,7 +107,7 @@ class SqliteReader:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Take a connection on a file that was opened read only."""
         self._connection = connection
-        self._cancelled = threading.Event()
+        self._cancelled = False  # no event: setting one takes a lock, and signals come at any time
         self._deadline = 0.0
         self._refused: str | None = None
         connection.set_authorizer(self._judge)
@@ -125,7 +124,7 @@ class SqliteReader:
 
     def cancel(self) -> None:
         """See `Reader`."""
-        self._cancelled.set()
+        self._cancelled = True
         self._connection.interrupt()
 
     def _rows(self, cursor: sqlite3.Cursor) -> Iterator[Sequence[Any]]:
@@ -135,18 +134,18 @@ class SqliteReader:
                 with self._told():
                     fetched = cursor.fetchmany(FETCHED)
                 yield from fetched
-                if self._cancelled.is_set():
+                if self._cancelled:
                     raise Cancelled("cancelled")
                 if len(fetched) < FETCHED:
                     return
 
     def _begin(self) -> None:
-        self._cancelled.clear()
+        self._cancelled = False
         self._refused = None
         self._deadline = time.monotonic() + QUESTION_SECONDS
 
     def _must_stop(self) -> bool:
-        return self._cancelled.is_set() or time.monotonic() > self._deadline
+        return self._cancelled or time.monotonic() > self._deadline
 
     def _judge(
         self, action: int, first: str | None, second: str | None, _where: str | None, _by: str | None
@@ -171,7 +170,7 @@ class SqliteReader:
         except sqlite3.Error as error:
             if self._refused is not None:
                 raise UsageError(self._refused) from error
-            if self._cancelled.is_set():
+            if self._cancelled:
                 raise Cancelled("cancelled") from error
             if "interrupted" in str(error):
                 raise UsageError(_too_long()) from error
@@ -188,12 +187,12 @@ class PostgresqlReader:
         self._connection = connection
         # a superuser may read the server's files and end sessions: he asks as one who reads all tables
         self._commands_all = connection.info.parameter_status("is_superuser") == "on"
-        self._cancelled = threading.Event()
+        self._cancelled = False  # no event: setting one takes a lock, and signals come at any time
         connection.autocommit = True  # transactions are begun here, by their own words
 
     def ask(self, question: str) -> Answer:
         """See `Reader`."""
-        self._cancelled.clear()
+        self._cancelled = False
         statement = _question(question)
         if _first_word(statement) not in FIRST_WORDS:
             raise UsageError(f"{_first_word(statement)[:20]} is refused; {READ_ONLY}")
@@ -212,7 +211,7 @@ class PostgresqlReader:
 
     def cancel(self) -> None:
         """See `Reader`."""
-        self._cancelled.set()
+        self._cancelled = True
         self._connection.cancel_safe(timeout=5)
 
     def _declared(self, statement: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
@@ -227,7 +226,7 @@ class PostgresqlReader:
     def _parts(self, fetched: list[Sequence[Any]]) -> Iterator[Sequence[Any]]:
         while True:
             yield from fetched
-            if self._cancelled.is_set():
+            if self._cancelled:
                 raise Cancelled("cancelled")
             if len(fetched) < FETCHED:
                 return
@@ -251,7 +250,7 @@ class PostgresqlReader:
         try:
             yield
         except psycopg.errors.QueryCanceled as error:
-            if self._cancelled.is_set():
+            if self._cancelled:
                 raise Cancelled("cancelled") from error
             raise UsageError(_too_long()) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:

@@ -120,7 +120,7 @@ class Check:
             raise Unexpected("a completed batch could be cancelled")
 
     def cancelled(self, jobs: int) -> None:
-        """Cancel a batch of which something is drawn, and see that this stays."""
+        """Cancel a batch of which half is drawn, and see that this half stays."""
         print("a batch that is cancelled half-way")
         jobs = max(jobs, 100)
         while (batch := self.cut(jobs)) is None:
@@ -147,9 +147,13 @@ class Check:
         print(f"  {batch.id}: {len(answers)} drawn and downloaded, {len(errors)} cancelled")
 
     def cut(self, jobs: int) -> Batch | None:
-        """Return a batch that was cancelled when something was drawn of it; None if all of it was."""
+        """Return a batch that was cancelled when half of it was drawn; None if all of it was."""
         file = self.client.files.create(file=("cancelled.jsonl", self.lines(jobs)), purpose="batch")
-        batch = self.until(self.order(file.id), lambda one: done(one) > 0 or one.status in FINAL, pause=0.05)
+
+        def half(one: Batch) -> bool:
+            return 2 * done(one) >= jobs or one.status in FINAL
+
+        batch = self.until(self.order(file.id), half, pause=0.05)
         try:
             asked = self.client.batches.cancel(batch.id)
         except openai.ConflictError:
