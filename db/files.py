@@ -114,6 +114,17 @@ def rows(
     return [_file(row) for row in found]
 
 
+def held(connection: Connection, *, client: str) -> int:
+    """Return how many bytes a client has uploaded; see `Repository.held_bytes`."""
+    total = run(
+        connection,
+        f"""SELECT COALESCE(sum(bytes), 0) FROM file
+            WHERE client = :client AND purpose = :purpose AND {THERE}""",  # noqa: S608 - a constant
+        {"client": client, "purpose": Purpose.BATCH},
+    )
+    return int(total.scalar_one())
+
+
 def delete(connection: Connection, file_id: str) -> None:
     """Let nobody see a file any more; see `Repository.delete_file`."""
     deleted = run(

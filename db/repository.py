@@ -392,6 +392,11 @@ class Repository:
             ),
         )
 
+    def held_bytes(self, *, client: str) -> int:
+        """Return how many bytes the uploads of a client have that are there, equal ones each counted."""
+        with reading(self.engine) as connection:
+            return files.held(connection, client=client)
+
     def find_file(self, file_id: str) -> FileRow:
         """Return a file that is there; raises NotFound."""
         with reading(self.engine) as connection:

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
         65_536, ge=64, le=1 << 24, description="longest accepted line of a prompt file"
     )
     max_file_bytes: int = Field(4_000_000_000, ge=64, le=10**12, description="longest accepted prompt file")
+    client_file_bytes: int | None = Field(
+        None, ge=64, description="most bytes of all uploaded files of one client; empty: no limit"
+    )
     max_file_lines: int = Field(10_000_000, ge=1, le=10**9, description="most lines of a prompt file")
     max_prompt_chars: int = Field(2000, ge=1, le=1 << 20, description="longest accepted prompt")
     log_format: Literal["text", "json"] = Field("text", description="json in containers")

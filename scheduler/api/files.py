@@ -4,6 +4,7 @@ It knows HTTP's side; rows are `db.files`, bytes `scheduler.file_store`, lines `
 """
 
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,6 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from db import lines
 from db.files import PREFIX, FileRow, Purpose, gone
 from routet2i.images import ImageStore
-from routet2i.settings import Settings
 from scheduler.answer_lines import error_line, output_line, shower
 from scheduler.api.answers import Refused
 from scheduler.api.callers import AnyCaller, Caller, Submitter
@@ -112,18 +112,54 @@ async def _uploaded(request: Request, caller: Submitter) -> AsyncGenerator[_Uplo
         )
     crowd[caller.key_id] = crowd.get(caller.key_id, 0) + 1
     try:
-        yield await _stored(request)
+        room = await run_in_threadpool(_room, request, caller)
+        yield await _stored(request, room)
     finally:
         crowd[caller.key_id] -= 1
         if not crowd[caller.key_id]:
             del crowd[caller.key_id]
 
 
-async def _stored(request: Request) -> _Upload:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Room:
+    """The longest file that may come now, and what is said of a longer one."""
+
+    most: int  # bytes
+    refused: Refused
+
+
+def _room(request: Request, caller: Caller) -> _Room:
     settings = settings_of(request)
-    most = settings.max_file_bytes + FORM_BYTES
+    if settings.client_file_bytes is not None:
+        left = settings.client_file_bytes - repository_of(request).held_bytes(client=caller.client)
+        if left < settings.max_file_bytes:
+            return _Room(
+                most=max(left, 0),
+                refused=Refused(
+                    413,
+                    f"files of client {caller.client} may have {settings.client_file_bytes} bytes in all, "
+                    f"{max(left, 0)} are left; delete some (DELETE /v1/files/ID), or set "
+                    "ROUTET2I_CLIENT_FILE_BYTES",
+                    code="file_quota",
+                    param="file",
+                ),
+            )
+    return _Room(
+        most=settings.max_file_bytes,
+        refused=Refused(
+            413,
+            f"at most {settings.max_file_bytes} bytes are taken; split the file, or set "
+            "ROUTET2I_MAX_FILE_BYTES",
+            code="file_too_long",
+            param="file",
+        ),
+    )
+
+
+async def _stored(request: Request, room: _Room) -> _Upload:
+    most = room.most + FORM_BYTES
     if int(request.headers.get("content-length", "0") or 0) > most:
-        raise _too_long(settings)
+        raise room.refused
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refused(400, "send multipart/form-data with the parts file and purpose", code="form")
 
@@ -132,7 +168,7 @@ async def _stored(request: Request) -> _Upload:
         async for piece in request.stream():
             left -= len(piece)
             if left < 0:
-                raise _too_long(settings)
+                raise room.refused
             yield piece
 
     parser = MultiPartParser(
@@ -149,23 +185,14 @@ async def _stored(request: Request) -> _Upload:
         if form.get("purpose") != Purpose.BATCH:
             raise Refused(400, "purpose must be batch", code="purpose", param="purpose")
         seconds = _life(form.get("expires_after[anchor]"), form.get("expires_after[seconds]"))
-        sha256, size = await run_in_threadpool(FileStore(root=settings.files).put, file.file)
-        if size > settings.max_file_bytes:
-            raise _too_long(settings)
-        if not size:
+        if (file.size or 0) > room.most:
+            raise room.refused
+        if not file.size:
             raise Refused(400, "the file is empty", code="empty", param="file")
+        sha256, size = await run_in_threadpool(FileStore(root=settings_of(request).files).put, file.file)
         return _Upload(sha256=sha256, size=size, filename=_name(file.filename), seconds=seconds)
     finally:
         await form.close()
-
-
-def _too_long(settings: Settings) -> Refused:
-    return Refused(
-        413,
-        f"at most {settings.max_file_bytes} bytes are taken; split the file, or set ROUTET2I_MAX_FILE_BYTES",
-        code="file_too_long",
-        param="file",
-    )
 
 
 def _life(anchor: Any, seconds: Any) -> int | None:

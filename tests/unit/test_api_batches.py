@@ -108,6 +108,29 @@ def test_a_file_that_is_too_long_is_refused_by_what_it_says_and_by_what_comes(cl
     assert taken < 12
 
 
+def test_files_of_a_client_that_has_too_many_bytes_are_refused_until_some_are_deleted(repository, tmp_path):
+    # Given clients whose uploads may have 1,000 bytes in all
+    settings = Settings(home=tmp_path / "home", max_file_bytes=800, client_file_bytes=1_000)
+    repository.add_key("ann-key", client="ann", role=Role.SUBMITTER, name="")
+    repository.add_key("bob-key", client="bob", role=Role.SUBMITTER, name="")
+    client = TestClient(make_application(settings, repository), headers=as_("ann"))
+    first = upload(client, b"x" * 600).json()
+    # When one more does not fit, then it is refused, and nothing of it stays on the disk
+    kept = sorted(settings.files.rglob("*"))
+    answer = upload(client, b"y" * 401)
+    assert error(answer) == (413, "file_quota")
+    assert "1000 bytes in all, 400 are left" in answer.json()["error"]["message"]
+    assert error(upload(client, b"y" * 300_000)) == (413, "file_quota")
+    assert sorted(settings.files.rglob("*")) == kept
+    # And one that fits is taken, as are those of others; the longest file is another limit
+    assert upload(client, b"z" * 400).is_success
+    assert error(upload(client, b"z")) == (413, "file_quota")
+    assert upload(client, b"x" * 800, headers=as_("bob")).is_success
+    # And what was deleted leaves room
+    assert client.delete(f"/v1/files/{first['id']}").is_success
+    assert upload(client, b"y" * 600).is_success
+
+
 def test_an_order_that_is_too_long_is_refused_without_a_look_at_the_key(client):
     body = b'{"input_file_id": "' + b"x" * (1 << 20)
     assert error(client.post("/v1/batches", content=body)) == (413, "body_too_long")
