@@ -18,6 +18,7 @@ from db.gallery import LINE, PRS, Wish
 from db.pauses import Pause, Paused
 from routet2i.contracts import JobState
 from routet2i.heartbeat import LIVE_SECONDS
+from routet2i.tiers import Tiers
 from scheduler.api.callers import Caller
 from scheduler.api.deployment import repository_of, tiers_of
 from scheduler.api.pages import charts
@@ -41,6 +42,7 @@ class Row:
     parts: tuple[charts.Part, ...]  # of its progress bar
     spent: tuple[charts.Part, ...]  # of its budget
     share: float  # of its jobs that are final
+    by_tier: dict[str, int]  # jobs, the light tier and the large one also before their first
     paused: Pause | None
 
 
@@ -50,7 +52,7 @@ def standing(request: Request) -> Standing:
     return found
 
 
-def row(status: BatchStatus, *, paused: Pause | None) -> Row:
+def row(status: BatchStatus, *, tiers: Tiers, paused: Pause | None) -> Row:
     """Return a batch with its bars."""
     whole = status.n_accepted or 1
     final = sum(count for state, count in status.by_state.items() if state.is_final)
@@ -62,6 +64,7 @@ def row(status: BatchStatus, *, paused: Pause | None) -> Row:
             {"spent": status.spent_micro_usd, "reserved": status.reserved_micro_usd}, whole=limit or None
         ),
         share=1.0 if status.complete else final / whole,
+        by_tier=_by_weight({tiers.edge: 0, tiers.cloud: 0, **status.by_tier}),
         paused=paused,
     )
 
@@ -78,7 +81,11 @@ def everything(request: Request, found: Caller, *, after: str | None) -> dict[st
     held = pauses(request)
     return {
         "rows": [
-            row(standing(request).of(head.batch_id), paused=held.get((Paused.BATCH, head.batch_id)))
+            row(
+                standing(request).of(head.batch_id),
+                tiers=tiers_of(request),
+                paused=held.get((Paused.BATCH, head.batch_id)),
+            )
             for head in heads[:LISTED]
         ],
         "more": heads[LISTED - 1].batch_id if len(heads) > LISTED else None,
@@ -192,14 +199,21 @@ def own_batch(request: Request, found: Caller, batch_id: str) -> BatchStatus:
     return status
 
 
-def progress(request: Request, found: Caller, status: BatchStatus) -> dict[str, Any]:
-    """Return what a batch's live part shows."""
+def progress(
+    request: Request, found: Caller, status: BatchStatus, *, watched: bool = False
+) -> dict[str, Any]:
+    """Return what a batch's live part shows.
+
+    Args:
+        watched: it comes to a page that showed the running batch, and moves nothing on it.
+    """
     held = pauses(request)
     end = status.finished_at or datetime.now(UTC)
     seconds = (end - status.created_at).total_seconds()
     final = sum(count for state, count in status.by_state.items() if state.is_final)
     return {
-        "row": row(status, paused=held.get((Paused.BATCH, status.batch_id))),
+        "row": row(status, tiers=tiers_of(request), paused=held.get((Paused.BATCH, status.batch_id))),
+        "steady": watched or not status.complete,
         "may_change": found.may_change(status.client),
         "cloud": tiers_of(request).cloud,
         "client_paused": held.get((Paused.CLIENT, status.client)),
@@ -207,12 +221,12 @@ def progress(request: Request, found: Caller, status: BatchStatus) -> dict[str, 
         "final": final,
         "seconds": seconds,
         "per_minute": 60 * final / seconds if seconds > 0 else 0.0,
-        "tiers": charts.stacked(_by_weight(status)),
+        "tiers": charts.stacked(_by_weight(status.by_tier)),
     }
 
 
-def _by_weight(status: BatchStatus) -> dict[str, int]:
-    return dict(sorted(status.by_tier.items(), reverse=True))
+def _by_weight(by_tier: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(by_tier.items(), reverse=True))
 
 
 @router.get("/batches/{batch_id}")
@@ -273,7 +287,7 @@ def batch(
 def batch_again(request: Request, found: Visitor, batch_id: Id) -> Response:
     """Send what changes on a batch's page."""
     status = own_batch(request, found, batch_id)
-    return page(request, "batch_live.html.j2", found, **progress(request, found, status))
+    return page(request, "batch_live.html.j2", found, **progress(request, found, status, watched=True))
 
 
 def told(where: str, what: str, number: int) -> Response:

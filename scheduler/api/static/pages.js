@@ -108,6 +108,10 @@ function become(old, made) {
     const match = key ? keyed.get(key) : place;
     if (!match || !alike(match, child)) {
       old.insertBefore(child, place);
+      if (key && match) {
+        if (match === place) place = place.nextSibling;
+        match.remove();
+      }
       continue;
     }
     if (match !== place) old.insertBefore(match, place);
