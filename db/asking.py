@@ -219,6 +219,7 @@ class PostgresqlReader:
         with self._told():
             # prepared: PostgreSQL itself refuses a text with two statements
             self._connection.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement}", prepare=True)
+        with self._told():
             cursor = self._connection.execute(f"FETCH {FETCHED} FROM answer")
             fetched = cursor.fetchall()
         return [one.name for one in cursor.description], self._parts(fetched)
@@ -244,9 +245,11 @@ class PostgresqlReader:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Turn the driver's errors into ours."""
+        """Turn the driver's errors into ours, and do no more of what was cancelled between two statements."""
         import psycopg
 
+        if self._cancelled:
+            raise Cancelled("cancelled")
         try:
             yield
         except psycopg.errors.QueryCanceled as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, event, text
 
 from db.audit import batch_status, check_invariants
@@ -37,6 +38,10 @@ from routet2i.contracts import (
 )
 from scheduler.predictor.artefact import FORMAT, NAME, Artefact, check_artefact, version_of
 from tests.postgresql import PostgresqlServer
+
+# an example that takes long, or is long in the making, is a busy machine's
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ class TlsRelay:
                 except ssl.SSLError:
                     # what it has sent is read to its end: a reset would overtake the alert that says why
                     with socket.socket(fileno=inside.detach()) as refused:
-                        refused.settimeout(1)
+                        refused.settimeout(30)
                         refused.shutdown(socket.SHUT_WR)
                         while refused.recv(CHUNK):
                             pass

@@ -4,10 +4,12 @@ It knows lines and a file of history, not what is asked.
 """
 
 import contextlib
+import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 PROMPT, MORE = "routet2i> ", "      ..> "
 KEPT = 1_000  # lines of history
@@ -20,12 +22,13 @@ class Lines:
     history: Path
 
     def __iter__(self) -> Iterator[str]:
-        """Yield what is typed until Ctrl-D; Ctrl-C forgets what was begun."""
-        with self._remembered():
+        """Yield what is typed until Ctrl-D; Ctrl-C forgets what was begun, and between two lines nothing."""
+        with self._remembered(), _ctrl_c(signal.SIG_IGN):
             begun = ""
             while True:
                 try:
-                    line = input(MORE if begun else PROMPT)
+                    with _ctrl_c(signal.default_int_handler):
+                        line = input(MORE if begun else PROMPT)
                 except KeyboardInterrupt:
                     print()
                     begun = ""
@@ -58,3 +61,12 @@ class Lines:
             with contextlib.suppress(OSError):
                 readline.write_history_file(self.history)
                 self.history.chmod(0o600)
+
+
+@contextlib.contextmanager
+def _ctrl_c(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -49,7 +49,7 @@ class Home:
             **{f"ROUTET2I_{name.upper()}": value for name, value in settings.items()},
         }
 
-    def routet2i(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def routet2i(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "scheduler.cli", *arguments],
@@ -72,7 +72,8 @@ class Home:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         wait_for(
             lambda: self.up.poll() is not None or until in self.text(),
             seconds=READY_SECONDS,
@@ -98,9 +99,11 @@ class Home:
         return make_engine(f"sqlite+pysqlite:///{self.path / 'routet2i.db'}")
 
     def interrupt(self) -> int:
-        """Press Ctrl-C and return the exit code."""
+        """Press Ctrl-C, read what it prints to its end, and return the exit code."""
         self.up.send_signal(signal.SIGINT)
-        return self.up.wait(timeout=60)
+        code = self.up.wait(timeout=120)
+        self._reader.join(60)
+        return code
 
     def processes(self) -> list[psutil.Process]:
         """Return every live process that was started with this home in its environment."""

@@ -98,10 +98,10 @@ def test_no_process_is_left_behind(fresh_home: Callable[..., Home], how: signal.
     assert len(home.processes()) >= 9
     # When it is interrupted, terminated or killed
     home.up.send_signal(how)
-    code = home.up.wait(timeout=60)
+    code = home.up.wait(timeout=120)
     # Then it drains with 0, or dies; and nothing of it is alive
     assert code == (-signal.SIGKILL if how is signal.SIGKILL else 0), home.text()
-    wait_for(lambda: not home.processes(), seconds=10, what="no process is left")
+    wait_for(lambda: not home.processes(), seconds=60, what="no process is left")
     if how is not signal.SIGKILL:
         assert not (home.path / "run" / "stack.json").exists()
     # And the home can be used again
@@ -119,7 +119,7 @@ def test_an_interrupted_demo_drains_and_says_130(fresh_home: Callable[..., Home]
     # Then it drains, leaves nothing, and no promise is broken
     assert code == 130, home.text()
     assert "stopped" in home.text()
-    assert home.processes() == []
+    wait_for(lambda: not home.processes(), seconds=60, what="no process is left")
     engine = home.engine()
     assert check_invariants(engine) == []
     engine.dispose()

@@ -6,6 +6,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -142,6 +143,14 @@ def test_two_sites_and_the_cloud_draw_from_their_own_queues_over_tls(sites: Site
         f"http://127.0.0.1:{flower}/broker",
         headers={"Authorization": "Basic " + base64.b64encode(b"us:geheim").decode()},
     )
-    with urllib.request.urlopen(asked, timeout=30) as page:
-        text = page.read().decode()
-    assert {"edge.berlin", "edge.oslo", "cloud"} <= set(re.findall(r"[a-z]+\.[a-z]+|cloud", text))
+
+    def queues() -> set[str]:
+        with suppress(OSError), urllib.request.urlopen(asked, timeout=30) as page:
+            return set(re.findall(r"[a-z]+\.[a-z]+|cloud", page.read().decode()))
+        return set()
+
+    wait_for(
+        lambda: {"edge.berlin", "edge.oslo", "cloud"} <= queues(),
+        seconds=READY_SECONDS,
+        what="Flower has heard of all queues",
+    )

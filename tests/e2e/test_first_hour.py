@@ -18,7 +18,7 @@ from PIL import Image
 from rich.table import Table
 
 from db.audit import check_invariants
-from tests.e2e.conftest import Home
+from tests.e2e.conftest import Home, wait_for
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -233,7 +233,7 @@ def test_ctrl_c_ends_what_the_tutorial_started(home: Home) -> None:
     # When Ctrl-C is pressed, then nothing is left
     assert home.interrupt() == 0
     assert home.text().rstrip().endswith("stopped")
-    assert home.processes() == []
+    wait_for(lambda: not home.processes(), seconds=60, what="no process is left")
 
 
 def check_pictures(folder: Path, *, count: int) -> None:

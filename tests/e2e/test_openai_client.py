@@ -127,7 +127,7 @@ def test_an_order_cancelled_half_way_keeps_what_was_drawn(patient_home: Home) ->
     client = client_of(patient_home)
     batch = order(client, lines(3000, name="long"))
     wait_for(
-        lambda: client.batches.retrieve(batch.id).request_counts.completed > 0, seconds=60, what="a picture"
+        lambda: client.batches.retrieve(batch.id).request_counts.completed > 0, seconds=120, what="a picture"
     )
     # When it is cancelled, twice
     asked = client.batches.cancel(batch.id)
@@ -327,7 +327,7 @@ def official(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=home.environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
 
 

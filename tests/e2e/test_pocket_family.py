@@ -16,7 +16,7 @@ from routet2i.pocket import data, degradations, networks, world
 from routet2i.pocket.evaluate import generate, inspections, share
 from routet2i.pocket.train import load_packaged_, make_tokenizer
 from routet2i.tiers import packaged, read_tiers
-from tests.e2e.conftest import Home
+from tests.e2e.conftest import Home, wait_for
 
 ONE_OBJECT = 24  # prompts: enough to tell a model that draws from one that does not
 
@@ -95,7 +95,7 @@ def test_the_demonstration_is_real_from_the_first_line_to_the_last(
     # Given a home without fakes
     home = fresh_home(fake_models="0", predictor="noun_count")
     # When the demonstration runs
-    done = home.routet2i("demo", timeout=230)
+    done = home.routet2i("demo", timeout=500)
     # Then it ends well, and every accepted line has a picture from one of both tiers, with all scores
     assert done.returncode == 0, done.stdout + done.stderr
     printed = home.routet2i("results", "last", "--format", "jsonl").stdout
@@ -109,7 +109,7 @@ def test_the_demonstration_is_real_from_the_first_line_to_the_last(
     # And the report stands by itself, and no process is left
     page = (home.path / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64") >= 96
-    assert home.processes() == []
+    wait_for(lambda: not home.processes(), seconds=60, what="no process is left")
     engine = home.engine()
     assert check_invariants(engine) == []
     engine.dispose()

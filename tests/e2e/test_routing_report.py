@@ -9,7 +9,7 @@ from scheduler.routing import document
 def test_one_command_writes_the_page_its_reports_and_its_pictures(tmp_path):
     # When a quick look is taken at the synthetic world
     command = [sys.executable, "-m", "scheduler.routing", "--quick", "--parts", "drawn", "--processes", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=220)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     # Then what is printed is what is written
     page = (tmp_path / "docs" / "routing.md").read_text(encoding="utf-8")

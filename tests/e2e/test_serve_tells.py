@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,11 +17,12 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+def until(condition: Callable[[], Any], *, seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.1)
+    return found
 
 
 def test_serve_tells_of_a_batch_that_was_cancelled_and_signs_it(tmp_path: Path) -> None:
@@ -72,6 +74,15 @@ def test_serve_tells_of_a_batch_that_was_cancelled_and_signs_it(tmp_path: Path) 
             event = client.webhooks.unwrap(body, headers, secret=secret)
         assert (event.type, event.data.id) == ("batch.cancelled", batch)
 
+        def answers() -> bool:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as answer:
+                return bool(answer.status == 200)
+            return False
+
+        def delivered() -> list[dict[str, Any]]:
+            found = json.loads(typed("webhook", "deliveries", "--json"))
+            return [one for one in found if one["state"] == "delivered"]
+
         def finished() -> dict[str, float]:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 return {
@@ -81,9 +92,10 @@ def test_serve_tells_of_a_batch_that_was_cancelled_and_signs_it(tmp_path: Path) 
                     if sample.name == "routet2i_jobs_finished_total"
                 }
 
+        until(answers)  # it tells, and only then listens
         until(lambda: finished() == {"cancelled": 2.0})
-        (row,) = json.loads(typed("webhook", "deliveries", "--json"))
-        assert (row["state"], [one["status"] for one in row["tries"]]) == ("delivered", [204])
+        (row,) = until(delivered)
+        assert [one["status"] for one in row["tries"]] == [204]
     finally:
         serve.terminate()
         serve.wait(60)

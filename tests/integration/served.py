@@ -48,22 +48,20 @@ class Served:
         self.fails: Callable[[str], bool] = lambda prompt: False
         self.works = threading.Event()  # while it is set, windows are decided and pictures drawn
         self.works.set()
+        self._rests = threading.Event()
         self._stop = threading.Event()
         self._closing = ExitStack()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        listening = socket.create_server(("127.0.0.1", 0))  # ours from here on: nobody else gets the port
+        self.port: int = listening.getsockname()[1]
         config = uvicorn.Config(
             self.application,
-            host="127.0.0.1",
-            port=self.port,
             http=PatientProtocol,
             log_level="error",
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
         self._threads = [
-            threading.Thread(target=self._server.run, daemon=True),
+            threading.Thread(target=self._server.run, args=([listening],), daemon=True),
             threading.Thread(target=self._work, daemon=True),
         ]
 
@@ -71,6 +69,7 @@ class Served:
         for thread in self._threads:
             thread.start()
         while not self._server.started:
+            assert self._threads[0].is_alive(), "the server did not start"
             time.sleep(0.01)
         return self
 
@@ -105,6 +104,12 @@ class Served:
             openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key(client), **options)
         )
 
+    def rest(self) -> None:
+        """Decide and draw nothing until `works` is set again; return when what was begun is done."""
+        self.works.clear()
+        self._rests.clear()
+        assert self._rests.wait(60)
+
     def oracle(self) -> Oracle:
         """Return what previews ask, guessing as windows do."""
         return Oracle(lambda: Guess)
@@ -114,6 +119,7 @@ class Served:
         pictures = ImageStore(root=self.settings.pictures, low_water_bytes=0)
         while not self._stop.wait(0.03):
             if not self.works.is_set():
+                self._rests.set()
                 continue
             run_window(self.repository, Guess(), tiers=self.tiers, settings=self.settings, term=None)
             for name in self.tiers.routed:

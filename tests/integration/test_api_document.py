@@ -38,7 +38,7 @@ def served(
     monkeypatch.setattr(images, "WAIT_SECONDS", 0.05)  # nobody draws
     engine = make_database("postgresql")  # the stricter one about texts and numbers
     with Served(Repository(engine), tmp_path / "home") as made:
-        made.works.clear()
+        made.rest()
         made.application.state.oracle = made.oracle()
         yield made
     engine.dispose()

@@ -10,10 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from db import api_batches, outbox
+from db.audit import batches
 from db.keys import Role, digest
 from scheduler.api import bodies, files, images, protocol
 from scheduler.api.ours import events
@@ -26,7 +28,7 @@ from tests.integration.served import Guess
 IMAGE = {"prompt": "a red circle"}
 
 
-def together(application: FastAPI, work: Callable[[httpx2.AsyncClient], Awaitable[Any]]) -> Any:
+def together(application: Callable[..., Any], work: Callable[[httpx2.AsyncClient], Awaitable[Any]]) -> Any:
     """Run work on an event loop with a client that needs no socket."""
 
     async def run() -> Any:
@@ -42,12 +44,12 @@ def test_slow_previews_leave_the_threads_to_others(application: FastAPI) -> None
     gate = threading.Event()
 
     def opening() -> Any:
-        gate.wait(20)
+        gate.wait(90)
         return Guess
 
     application.state.oracle = Oracle(opening)
 
-    async def work(client: httpx2.AsyncClient) -> tuple[list[int], float]:
+    async def work(client: httpx2.AsyncClient) -> list[int]:
         # When sixty previews are asked for at once
         asked = [
             asyncio.create_task(
@@ -58,31 +60,32 @@ def test_slow_previews_leave_the_threads_to_others(application: FastAPI) -> None
         while sum(one.done() for one in asked) < 60 - MOST:
             await asyncio.sleep(0.02)
         # Then everybody else is answered meanwhile
-        began = time.monotonic()
         for path in ("/healthz", "/readyz", "/v1/models"):
             assert (await client.get(path, headers=as_("bob"))).status_code == 200
-        took = time.monotonic() - began
+        assert sum(one.done() for one in asked) == 60 - MOST
         gate.set()
-        return [one.status_code for one in await asyncio.gather(*asked)], took
+        return [one.status_code for one in await asyncio.gather(*asked)]
 
-    statuses, took = together(application, work)
+    statuses = together(application, work)
     assert (statuses.count(201), statuses.count(503)) == (MOST, 60 - MOST)
-    assert took < 5
 
 
 def test_the_probe_of_life_needs_no_thread(application: FastAPI) -> None:
     # Given a process all of whose threads are busy
-    gate = threading.Event()
+    gate, busy = threading.Event(), list[int]()
 
     @application.get("/slow")
     def slow() -> None:
-        gate.wait(20)
+        busy.append(1)
+        gate.wait(90)
 
     async def work(client: httpx2.AsyncClient) -> None:
         asked = [asyncio.create_task(client.get("/slow")) for _ in range(80)]
-        await asyncio.sleep(0.3)
+        while len(busy) < to_thread.current_default_thread_limiter().total_tokens:
+            await asyncio.sleep(0.02)
         # When somebody asks whether it lives, then it says so
-        assert (await asyncio.wait_for(client.get("/healthz"), 5)).json() == {"status": "ok"}
+        assert (await asyncio.wait_for(client.get("/healthz"), 60)).json() == {"status": "ok"}
+        assert not any(one.done() for one in asked)
         gate.set()
         await asyncio.gather(*asked)
 
@@ -92,7 +95,7 @@ def test_the_probe_of_life_needs_no_thread(application: FastAPI) -> None:
 def test_many_who_wait_for_pictures_hold_up_nobody(
     application: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "WAIT_SECONDS", 8.0)  # longer than all of them need to come
+    repository = repository_of(application)
 
     async def work(client: httpx2.AsyncClient) -> list[int]:
         # Given more requests of one key than may wait, and nobody who draws
@@ -103,13 +106,28 @@ def test_many_who_wait_for_pictures_hold_up_nobody(
         while sum(application.state.crowd.values()) < images.MOST_AT_ONCE:
             await asyncio.sleep(0.01)
         # When somebody else asks, then he is answered
-        assert (await asyncio.wait_for(client.get("/healthz"), 5)).status_code == 200
-        assert (await asyncio.wait_for(client.get("/v1/files", headers=as_("bob")), 10)).status_code == 200
+        assert (await asyncio.wait_for(client.get("/healthz"), 60)).status_code == 200
+        assert (await asyncio.wait_for(client.get("/v1/files", headers=as_("bob")), 60)).status_code == 200
+        # And the rest is refused meanwhile
+        while sum(one.done() for one in asked) < 6:
+            await asyncio.sleep(0.01)
+        while len(waiting := batches(repository.engine, limit=100)) < images.MOST_AT_ONCE:
+            await asyncio.sleep(0.01)
+        # When all their jobs end, nobody waits for ever
+        for one in waiting:
+            repository.cancel_batch(one.batch_id)
         return [one.status_code for one in await asyncio.gather(*asked)]
 
     statuses = together(application, work)
-    # And the rest is refused, and nobody is counted for ever
-    assert (statuses.count(504), statuses.count(429)) == (images.MOST_AT_ONCE, 6)
+    assert (statuses.count(409), statuses.count(429)) == (images.MOST_AT_ONCE, 6)
+    assert application.state.crowd == {}
+    # And who waits longer than may be is told so, and not counted for ever either
+    monkeypatch.setattr(images, "WAIT_SECONDS", 0.1)
+
+    async def late(client: httpx2.AsyncClient) -> int:
+        return (await client.post("/v1/images/generations", json=IMAGE, headers=as_("ann"))).status_code
+
+    assert together(application, late) == 504
     assert application.state.crowd == {}
 
 
@@ -127,17 +145,24 @@ def test_a_listener_whose_key_is_revoked_hears_no_more(
     async def work(client: httpx2.AsyncClient) -> httpx2.Response:
         path = f"/routet2i/v1/batches/{opened.batch_id}/events"
         listening = asyncio.create_task(client.get(path, headers=as_("lost")))
-        while not application.state.feed.listeners:
+        while b'"state":"ingesting"' not in b"".join(heard):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)
         # When the key is revoked, and then something happens
         repository.revoke_key(secret_id)
         repository.cancel_batch(opened.batch_id)
-        return await asyncio.wait_for(listening, 10)
+        return await asyncio.wait_for(listening, 60)
 
-    answer = together(application, work)
+    heard: list[bytes] = []
+
+    async def overheard(scope: Any, receive: Any, send: Any) -> None:
+        async def tell(message: Any) -> None:
+            heard.append(message.get("body", b""))
+            await send(message)
+
+        await application(scope, receive, tell)
+
+    answer = together(overheard, work)
     # Then it is not told
-    assert '"state":"ingesting"' in answer.text
     assert '"state":"cancelled"' not in answer.text
     assert not application.state.feed.listeners
 
@@ -254,7 +279,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
             "headers": [(b"host", b"api.test"), (b"authorization", b"Bearer ann"), (b"content-type", kind)],
         }  # fmt: skip
         began = time.monotonic()
-        await asyncio.wait_for(application(scope, receive, send), 20)
+        await asyncio.wait_for(application(scope, receive, send), 55)
         return said[0]["status"], time.monotonic() - began
 
     # Given a body that stops, and one that drips
@@ -280,8 +305,9 @@ def test_who_dawdles_with_a_head_is_hung_up_on(application: FastAPI, monkeypatch
         return "done"
 
     config = uvicorn.Config(
-        application, port=0, log_config=None, access_log=False, lifespan="off", http=PatientProtocol
-    )
+        application, port=0, log_config=None, access_log=False, lifespan="off", http=PatientProtocol,
+        timeout_keep_alive=60,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -291,7 +317,7 @@ def test_who_dawdles_with_a_head_is_hung_up_on(application: FastAPI, monkeypatch
         port = server.servers[0].sockets[0].getsockname()[1]
 
         def talk(*parts: bytes) -> tuple[bytes, float]:
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+            with socket.create_connection(("127.0.0.1", port), timeout=90) as one:
                 began, got = time.monotonic(), b""
                 for part in parts:
                     one.sendall(part)
@@ -304,10 +330,11 @@ def test_who_dawdles_with_a_head_is_hung_up_on(application: FastAPI, monkeypatch
         good = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
         for parts in ((), (b"GET / HT",), (b"GET / HTTP/1.1\r\n", b"X: 1\r\n"), (good, b"GET /")):
             got, took = talk(*parts)
-            # Then the connection ends soon
-            assert took < 4
+            # Then the connection ends long before an idle one would
+            assert took < 20
             assert got.count(b"200 OK") == (parts[:1] == (good,))
         # And a request whose answer takes longer than that is answered, and so is the next on its connection
+        config.timeout_keep_alive = 5
         got, _ = talk(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", good)
         assert got.count(b"200 OK") == 2
     finally:

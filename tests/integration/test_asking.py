@@ -162,13 +162,41 @@ def test_a_lock_that_a_question_took_ends_with_it(asked, engine, shop):
 
 
 def test_a_question_is_cancelled_while_it_runs_and_the_connection_goes_on(asked, engine):
-    timer = threading.Timer(0.3, asked.cancel)
-    timer.start()
+    # Given somebody who presses Ctrl-C until it is heard: one before the question is for no question
+    over = threading.Event()
+
+    def press():
+        while not over.wait(0.3):
+            asked.cancel()
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(Cancelled):
+            list(asked.ask(LONG[engine.dialect.name]).rows)
+    finally:
+        over.set()
+        pressing.join()
+    # Then it does not run to its end, which is a minute away
+    assert time.monotonic() - begun < 20
+    assert list(asked.ask("SELECT 1").rows) == [(1,)]
+
+
+def test_what_is_cancelled_between_two_of_its_statements_is_not_begun(asked, engine, monkeypatch):
+    # Given a question that is cancelled while it is looked at, before the database hears of it
+    known = asking._question
+
+    def late(text):
+        asked._cancelled = True
+        return known(text)
+
+    monkeypatch.setattr(asking, "_question", late)
     begun = time.monotonic()
     with pytest.raises(Cancelled):
         list(asked.ask(LONG[engine.dialect.name]).rows)
-    assert time.monotonic() - begun < 5
-    timer.join()
+    assert time.monotonic() - begun < 20
+    monkeypatch.undo()
     assert list(asked.ask("SELECT 1").rows) == [(1,)]
 
 

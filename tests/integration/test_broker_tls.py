@@ -3,7 +3,9 @@
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +24,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def answers(url: str) -> bool:
+    """Whether a broker is there already."""
+    with suppress(ServiceUnavailable):
+        return bool(broker.check(url))
+    return False
+
+
 class Behind:
     """A broker behind TLS, and addresses of it."""
 
@@ -35,6 +44,10 @@ class Behind:
         self._process = subprocess.Popen(
             prepared.command, cwd=folder / "broker", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        patience = time.monotonic() + 60
+        while not answers(prepared.url):
+            assert time.monotonic() < patience
+            time.sleep(0.05)
         parts = urlsplit(prepared.url)
         self._relay = TlsRelay(
             lambda: socket.create_connection(("127.0.0.1", parts.port or 0)),
@@ -61,6 +74,11 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     made = Behind(tmp_path_factory.mktemp("tls"))
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "ASK_SECONDS", 30.0)  # the relay is on this machine, which may be busy
 
 
 def test_celery_trusts_the_named_authority_and_no_other(behind: Behind) -> None:

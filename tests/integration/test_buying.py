@@ -149,10 +149,15 @@ def test_without_a_cost_in_the_answer_the_price_is_charged(world: World) -> None
     assert world.shop.is_sound()
 
 
+def patience(mood: str) -> float:
+    """Return how long an answer is waited for: only one that never comes shall end the wait."""
+    return 4.0 if mood == "bill_then_hang" else 60.0
+
+
 @pytest.mark.parametrize("mood", ["bill_then_500", "bill_then_hang", "bill_then_cut", "huge", "fail_500"])
 def test_a_lost_answer_is_unknown_and_bought_once_more(world: World, mood: str) -> None:
     # Given a provider that loses the first answer, and keeps no keys
-    world.open(jobs=1, script=[mood], timeout=1.0)
+    world.open(jobs=1, script=[mood], timeout=patience(mood))
     # When the worker runs the job
     assert world.run() is Outcome.DONE
     # Then the lost one counts as spent, beside the one that came
@@ -178,7 +183,7 @@ def test_where_keys_are_honoured_a_lost_answer_is_asked_for_again_with_the_same_
     world: World, mood: str
 ) -> None:
     # Given a provider that bills a key once
-    server = world.open(jobs=1, idempotent=True, script=[mood, mood], timeout=1.0)
+    server = world.open(jobs=1, idempotent=True, script=[mood, mood], timeout=patience(mood))
     # When it loses an answer
     assert world.run() is Outcome.DONE
     # Then the same call brought the picture, for one price
@@ -222,15 +227,15 @@ def test_a_provider_that_stays_busy_gives_the_work_back(world: World) -> None:
 
 
 def test_a_wait_ends_when_the_worker_is_told_to_stop(world: World) -> None:
-    # Given a provider that asks for ten seconds
-    world.open(jobs=1, rates={"busy": 1.0}, busy_seconds=10)
+    # Given a provider that asks for a minute
+    world.open(jobs=1, rates={"busy": 1.0}, busy_seconds=60)
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
     started = time.monotonic()
     # When the worker is told to stop meanwhile
     assert world.run(stop=stop) is Outcome.RELEASED
     # Then it gives everything back at once
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert world.calls() == {"void": 1}
     assert world.is_sound()
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 from openai import OpenAI
@@ -327,34 +328,41 @@ def test_a_file_that_takes_long_to_read_knocks_less_often_at_a_full_queue(
     # Given a full queue, a file that takes half a second to read, and one that takes no time
     shop.submit(1)
     clerk = Clerk(repository, settings.with_changes(queue_jobs=2))
+    clock = [0.0]  # nothing else takes time by it, on the slowest machine
+    monkeypatch.setattr("scheduler.clerk.time", SimpleNamespace(monotonic=lambda: clock[0]))
     quick = ordered(content(2))
-    waits = _waits(shop, repository, clerk, quick)
-    assert waits <= FULL_SECONDS
+    least, most = _waits(shop, repository, clerk, quick)
+    assert least <= FULL_SECONDS <= most
 
     def slow(*args, **kwargs):
-        time.sleep(0.5)
+        clock[0] += 0.5
         return submit_file(*args, **kwargs)
 
     monkeypatch.setattr("scheduler.clerk.submit_file", slow)
     long = ordered(content(2))
     # When each was refused, Then the long one is left alone ten times as long
-    waits = _waits(shop, repository, clerk, long)
-    assert 5 * 0.9 <= waits < LATEST_SECONDS
+    least, most = _waits(shop, repository, clerk, long)
+    assert least <= 5 <= most
     # And never longer than a minute
     monkeypatch.setattr("scheduler.clerk.SHARE", 0.001)
-    waits = _waits(shop, repository, clerk, long)
-    assert LATEST_SECONDS * 0.9 <= waits <= LATEST_SECONDS
+    least, most = _waits(shop, repository, clerk, long)
+    assert least <= LATEST_SECONDS <= most
     # And when there is room, then it comes in
     shop.window()
     assert look(repository, clerk, long).state is State.IN_PROGRESS
 
 
 def _waits(shop, repository, clerk, order):
-    """Let a clerk look at once, and return how many seconds it will leave the order alone from now."""
+    """Let a clerk look at once; return for how many seconds it leaves the order alone, at least and at most.
+
+    They differ by what the look itself took.
+    """
     shop.change("UPDATE api_batch SET look_ms = created_ms + 3600000")
+    before_ms = repository.moment_before(seconds=0)
     assert look(repository, clerk, order).state is State.VALIDATING
-    now_ms = repository.moment_before(seconds=0)
-    return (shop.read("SELECT look_ms FROM api_batch WHERE id = :id", id=order.id) - now_ms) / 1000
+    after_ms = repository.moment_before(seconds=0)
+    look_ms = shop.read("SELECT look_ms FROM api_batch WHERE id = :id", id=order.id)
+    return (look_ms - after_ms) / 1000, (look_ms - before_ms) / 1000
 
 
 def test_an_order_waits_while_the_tier_file_is_broken(
@@ -442,11 +450,11 @@ def _rows(repository, orders):
 
 def _until(condition):
     done = threading.Event()
-    for _ in range(600):
+    for _ in range(2_000):
         if condition():
             return
         done.wait(0.05)
-    raise AssertionError("it did not come to pass within half a minute")
+    raise AssertionError("it did not come to pass within two minutes")
 
 
 DYING = """

@@ -43,7 +43,7 @@ def output(make_database: Callable[[str], Engine], tmp_path: Path) -> Iterator[t
             "completion_window": "24h",
         }
         batch = http.post("/v1/batches", json=order).json()
-        patience = time.monotonic() + 30
+        patience = time.monotonic() + 90
         while batch["status"] != "completed":
             assert time.monotonic() < patience, batch
             time.sleep(0.05)

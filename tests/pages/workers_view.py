@@ -102,7 +102,7 @@ def visit(started: "Browser", flower: Mapping[str, str]) -> Iterator[Any]:
         http_credentials={"username": flower["user"], "password": flower["password"]},
     )
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     yield page
     context.close()
 

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, event, text
 
 from db.session import make_engine
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 END = "COMMIT"
 TABLE = re.compile(
     r"\b(?:FROM|JOIN|UPDATE|INTO|LOCK TABLE|ANALYZE)\s+(?:\(SKIP_LOCKED\)\s+)?([a-z_]+)", re.IGNORECASE

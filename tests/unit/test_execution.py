@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -283,16 +284,34 @@ def test_a_lost_device_keeps_the_claim_so_that_the_sweeper_counts_a_death(store:
     assert store.outcomes(microbatch) == {}
 
 
-class Away(FakeStore):
-    """Answers no record until it was asked so many times; its renewals fail as long."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by which a worker is patient: it goes on while it sleeps only, however busy the machine is."""
+    now = [0.0]
 
-    def __init__(self, *, failures: int, expires: bool = False) -> None:
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    told = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr("routet2i.execution.time", told)
+    return now
+
+
+class Away(FakeStore):
+    """Answers no record until it was asked so many times, at first when so many renewals have failed."""
+
+    def __init__(self, *, failures: int, renewals: int = 0, expires: bool = False) -> None:
         super().__init__()
         self.failures = failures
+        self.renewals = threading.Semaphore(0)
+        self.waited_for = renewals
         self.expires = expires
         self.told: list[str] = []  # microbatches whose workers said that they were cut off
 
     def record(self, claim: Claim, outcomes: Sequence[JobOutcome]) -> bool:
+        for _ in range(self.waited_for):
+            assert self.renewals.acquire(timeout=60)
+        self.waited_for = 0
         if self.failures > 0:
             self.failures -= 1
             raise ServiceUnavailable("the database does not answer")
@@ -302,6 +321,7 @@ class Away(FakeStore):
 
     def renew(self, claim: Claim) -> bool:
         if self.failures > 0:
+            self.renewals.release()
             raise ServiceUnavailable("the database does not answer")
         return super().renew(claim)
 
@@ -310,9 +330,11 @@ class Away(FakeStore):
         return super().report_cut_off(claim)
 
 
-def test_a_picture_that_is_drawn_while_the_database_is_away_is_recorded_when_it_is_back(run: Run) -> None:
+def test_a_picture_that_is_drawn_while_the_database_is_away_is_recorded_when_it_is_back(
+    run: Run, clock: list[float]
+) -> None:
     # Given a database that answers nothing for a while, longer than two renewals
-    store = Away(failures=3)
+    store = Away(failures=3, renewals=2)
     microbatch = store.add([job("a")], tier="edge")
     # When a worker has drawn
     outcome = run(microbatch, store=store, lease_seconds=0.9)
@@ -332,10 +354,10 @@ def test_a_database_that_stays_away_ends_the_run_and_the_worker_says_that_it_liv
 
 
 def test_a_worker_that_lost_its_lease_with_the_database_says_so_one_that_stood_still_does_not(
-    run: Run,
+    run: Run, clock: list[float]
 ) -> None:
     # Given a database that was away until the sweeper had ended the claim
-    away, slow = Away(failures=4, expires=True), Away(failures=0, expires=True)
+    away, slow = Away(failures=3, renewals=1, expires=True), Away(failures=0, expires=True)
     for store in (away, slow):
         microbatch = store.add([job("a")], tier="edge")
         # When its worker comes back
@@ -399,7 +421,7 @@ def claimed(store: FakeStore, *, lease_seconds: float) -> Claim:
     return claim
 
 
-def lost(lease: Lease, *, within: float = 5.0) -> bool:
+def lost(lease: Lease, *, within: float = 60.0) -> bool:
     """Wait until the lease is not trusted any more."""
     deadline = threading.Event()
     for _ in range(int(within / 0.005)):
@@ -411,10 +433,20 @@ def lost(lease: Lease, *, within: float = 5.0) -> bool:
     return False
 
 
-def test_a_renewed_lease_outlives_its_first_term() -> None:
-    store = Renewals([True] * 12)
-    with Lease(store, claimed(store, lease_seconds=0.09), since=time.monotonic()) as lease:
-        assert store.exhausted.wait(5)  # 12 renewals of 0.03 s: four terms
+def test_a_renewed_lease_outlives_its_first_term(clock: list[float]) -> None:
+    # Given a clock that goes on by a third of a lease with each renewal
+
+    class Ticking(Renewals):
+        def renew(self, claim: Claim) -> bool:
+            clock[0] += claim.lease_seconds / 3
+            lease.check()
+            return super().renew(claim)
+
+    store = Ticking([True] * 12)
+    lease = Lease(store, claimed(store, lease_seconds=0.09), since=clock[0])
+    with lease:
+        assert store.exhausted.wait(60)  # 12 renewals: four terms
+        assert clock[0] > 4 * 0.09
         lease.check()
 
 
@@ -434,7 +466,7 @@ def test_a_lease_is_lost_when_a_renewal_is_refused_or_two_fail(answers: list[boo
 def test_one_failed_renewal_is_forgiven() -> None:
     store = Renewals([ServiceUnavailable("gone"), True, ServiceUnavailable("gone"), True])
     with Lease(store, claimed(store, lease_seconds=0.06), since=time.monotonic() + 60) as lease:
-        assert store.exhausted.wait(5)
+        assert store.exhausted.wait(60)
         assert not lease._lost
 
 
@@ -448,7 +480,7 @@ def test_trust_ends_before_the_lease_does() -> None:
 
 
 def test_the_renewal_thread_runs_before_the_models_load(store: FakeStore, run: Run) -> None:
-    # Given a load that lasts longer than the lease
+    # Given a load that lasts until the lease is renewed
     renewed = threading.Event()
 
     class Watching(FakeStore):
@@ -457,12 +489,12 @@ def test_the_renewal_thread_runs_before_the_models_load(store: FakeStore, run: R
             return super().renew(claim)
 
     def slow() -> tuple[Generator, Scorer]:
-        assert renewed.wait(5)
+        assert renewed.wait(60)
         return FakeGenerator(), FakeScorer(["detail"])
 
     watching = Watching()
     microbatch = watching.add([job("a")], tier="edge")
-    assert run(microbatch, store=watching, load=slow, lease_seconds=0.3) is Outcome.DONE
+    assert run(microbatch, store=watching, load=slow, lease_seconds=6.0) is Outcome.DONE
 
 
 class Forgetful(FakeScorer):

@@ -41,18 +41,18 @@ def test_a_worker_beats_at_once_says_that_it_drains_and_says_good_bye() -> None:
     row = Row()
     heart = heartbeat(row)
     heart.start()
-    assert row.states.get(timeout=5) == "idle"
+    assert row.states.get(timeout=60) == "idle"
     heart.drain()
-    assert row.states.get(timeout=5) == "draining"
+    assert row.states.get(timeout=60) == "draining"
     heart.stop()
-    assert row.states.get(timeout=5) == "stopped"
+    assert row.states.get(timeout=60) == "stopped"
 
 
 def test_a_worker_at_work_is_busy() -> None:
     row = Row()
     heart = heartbeat(row, busy=True)
     heart.start()
-    assert row.states.get(timeout=5) == "busy"
+    assert row.states.get(timeout=60) == "busy"
     heart.stop()
 
 
@@ -60,7 +60,7 @@ def test_a_database_that_is_away_for_a_while_does_not_end_the_beats() -> None:
     row = Row(failures=3)
     heart = heartbeat(row, seconds=0.01)
     heart.start()
-    assert row.states.get(timeout=5) == "idle"
+    assert row.states.get(timeout=60) == "idle"
     heart.stop()
 
 
@@ -80,7 +80,7 @@ def deaf(row: Row, *, busy: bool) -> list[str]:
     )
     heart.start()
     for _ in range(30):
-        row.states.get(timeout=5)
+        row.states.get(timeout=60)
     heart.stop()
     return asked
 
@@ -112,7 +112,7 @@ def test_a_worker_at_work_looks_at_its_work_with_each_beat(busy: bool) -> None:
     )
     heart.start()
     for _ in range(5):
-        row.states.get(timeout=5)
+        row.states.get(timeout=60)
     heart.stop()
     assert seen.empty() is not busy
     assert not busy or seen.get() is row

@@ -47,7 +47,7 @@ def light_modules() -> list[str]:
 def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     """Run a fresh interpreter."""
     return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300
     )
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from db.session import make_engine, transaction
 from scheduler.cli import make_app
 from scheduler.cli.exits import Exit
+from scheduler.cli.lines import Lines
 
 ROOT = Path(__file__).parents[2]
 Cli = Callable[..., Result]
@@ -133,7 +134,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
-    def until(self, wanted: str, seconds: float = 40.0) -> str:
+    def until(self, wanted: str, seconds: float = 90.0) -> str:
         """Read until a text comes; return what came."""
         seen, deadline = "", time.monotonic() + seconds
         while wanted not in seen:
@@ -147,11 +148,11 @@ class Terminal:
         The interpreter looks for signals when its wait for a key is interrupted: one that comes between
         the prompt and that wait is seen with the next.
         """
-        seen, deadline = "", time.monotonic() + 40.0
+        seen, deadline = "", time.monotonic() + 90.0
         while wanted not in seen:
             assert time.monotonic() < deadline, seen
             self.type("\x03")
-            patience = time.monotonic() + 1.0
+            patience = time.monotonic() + 3.0
             while wanted not in seen and time.monotonic() < patience:
                 seen += self._read(0.2)
         return seen
@@ -162,7 +163,7 @@ class Terminal:
 
     def close(self) -> int:
         try:
-            return self._process.wait(20)
+            return self._process.wait(60)
         finally:
             self._process.kill()
             os.close(self._end)
@@ -193,6 +194,7 @@ def test_the_shell_answers_describes_survives_ctrl_c_and_remembers(home):
     shell.type("DELETE FROM job;\n")
     assert "only reads" in shell.until("routet2i> ")
     shell.type(f"{ENDLESS};\n")
+    shell.until("\n")  # it is read: Ctrl-C throws away what still waits on the terminal
     time.sleep(0.7)
     assert "cancelled" in shell.ctrl_c("routet2i> ")
     # And what was begun is forgotten at Ctrl-C
@@ -209,6 +211,21 @@ def test_the_shell_answers_describes_survives_ctrl_c_and_remembers(home):
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
+def test_ctrl_c_while_nobody_waits_for_a_key_does_not_end_the_shell(home, monkeypatch):
+    # Given a line that was typed, and is being answered
+    typed = iter(["SELECT 1;", "SELECT 2;"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    before = signal.getsignal(signal.SIGINT)
+    lines = iter(Lines(history=home / "history"))
+    assert next(lines) == "SELECT 1;\n"
+    # When Ctrl-C comes once more after the answer was cancelled
+    signal.raise_signal(signal.SIGINT)
+    # Then the next line is asked for, and in the end Ctrl-C is what it was
+    assert next(lines) == "SELECT 2;\n"
+    lines.close()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_ctrl_c_ends_a_single_query_with_its_own_exit_code(home):
     asked = subprocess.Popen(
         [sys.executable, "-m", "scheduler.cli", "--home", str(home), "sql", "--csv", ROWS_WITHOUT_END],
@@ -221,7 +238,7 @@ def test_ctrl_c_ends_a_single_query_with_its_own_exit_code(home):
         assert asked.stdout is not None
         asked.stdout.readline()
         asked.send_signal(signal.SIGINT)
-        _, told = asked.communicate(timeout=20)
+        _, told = asked.communicate(timeout=60)
     finally:
         asked.kill()
     assert asked.returncode == Exit.INTERRUPTED
