@@ -18,10 +18,10 @@ from db.fairness import AGED, Client, aged, in_turn, quotas
 
 ROUNDS = 4  # of sharing: what a client leaves because its jobs are deferred is offered to the others
 
-# CROSS JOIN: SQLite must walk the queue in its own order, not batch by batch
-_TAKEABLE = """FROM job j CROSS JOIN batch b WHERE j.client = {client} AND j.state = 'queued'
-    AND j.not_before_ms <= {NOW} AND b.id = j.batch_id AND b.state = 'open'
-    AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'batch' AND p.name = b.id)
+# No join with batch, which planners begin with by old statistics: each job's batch is looked up by its key
+_TAKEABLE = """FROM job j WHERE j.client = {client} AND j.state = 'queued' AND j.not_before_ms <= {NOW}
+    AND (SELECT b.state FROM batch b WHERE b.id = j.batch_id) = 'open'
+    AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'batch' AND p.name = j.batch_id)
     AND (j.tier IS NULL OR j.tier NOT IN {NAMES}
         AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.kind = 'tier' AND p.name = j.tier))"""
 _OF_CLIENT = _TAKEABLE.replace("{client}", "c.id")
@@ -33,7 +33,8 @@ FIRST = f"""SELECT c.id AS client,
         CAST((SELECT {{ROWS}}(q.id) FROM ({URGENT}) AS q) AS text) AS urgent,
         CAST((SELECT {{ROWS}}(q.id) FROM ({RANKED}) AS q) AS text) AS ranked
     FROM {{IDS}} AS c"""  # noqa: S608 - constants
-# Priorities are few: the next lower one is looked up from each, and of each its oldest jobs are read
+# Priorities are few: the next lower one is looked up from each, and of each its oldest jobs are read.
+# A range, for an equal priority is no part of the order: then the index of (batch, line) has that order too
 _LEVEL = """SELECT j.priority FROM job j WHERE j.client = {client} AND j.state = 'queued' {below}
     ORDER BY j.priority DESC LIMIT 1"""
 OLDEST = f"""WITH RECURSIVE level(client, priority) AS (
@@ -43,8 +44,9 @@ OLDEST = f"""WITH RECURSIVE level(client, priority) AS (
         FROM level l WHERE l.priority IS NOT NULL
     )
     SELECT v.client, CAST((SELECT {{ROWS}}({{ROW}}(q.batch_id, q.seq, q.id)) FROM (
-        SELECT j.batch_id, j.seq, j.id {_TAKEABLE.replace("{client}", "v.client")} AND j.priority = v.priority
-        ORDER BY j.batch_id, j.seq LIMIT :most) AS q) AS text) AS oldest
+        SELECT j.batch_id, j.seq, j.id {_TAKEABLE.replace("{client}", "v.client")}
+            AND j.priority >= v.priority AND j.priority <= v.priority
+        ORDER BY j.priority DESC, j.batch_id, j.seq LIMIT :most) AS q) AS text) AS oldest
     FROM level v WHERE v.priority IS NOT NULL"""  # noqa: S608 - constants
 
 RUNS_OF_JOB = (
