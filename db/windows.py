@@ -146,7 +146,7 @@ def record_window(connection: Connection, plan: WindowPlan) -> RecordedWindow:
     )
     refusals = list(plan.deferred)
     refusals += [(job.job_id, DEFERRED_BY[one.by]) for one in refused for job in one.microbatch.assignments]
-    deferred = _defer(connection, refusals, waits=plan.waits)
+    deferred = _defer(connection, refusals)
     window = RecordedWindow(
         window_id=plan.window_id,
         assigned=assigned.total(),
@@ -282,23 +282,20 @@ def _fallback(microbatch: Microbatch, *, by: Scope) -> Microbatch:
     )
 
 
-def _defer(
-    connection: Connection, deferred: Sequence[tuple[str, str]], *, waits: Mapping[str, int]
-) -> Counter[str]:
+def _defer(connection: Connection, deferred: Sequence[tuple[str, str]]) -> Counter[str]:
     """Leave jobs queued for a moment, with the reason; return client -> jobs that were still queued."""
-    alike: dict[tuple[str, int], list[str]] = defaultdict(list)
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for job_id, reason in deferred:
-        pause = LONG_DEFER_MS if reason in TIER_AWAY else waits.get(job_id, DEFER_MS)
-        alike[reason, pause].append(job_id)
+        by_reason[reason].append(job_id)
     return Counter(
         client
-        for (reason, pause), job_ids in sorted(alike.items())
+        for reason, job_ids in sorted(by_reason.items())
         for client in run(
             connection,
             """UPDATE job SET not_before_ms = {NOW} + :pause, defer_reason = :reason
                 WHERE id IN {IDS} AND state = 'queued' RETURNING client""",
             {
-                "pause": pause,
+                "pause": LONG_DEFER_MS if reason in TIER_AWAY else DEFER_MS,
                 "reason": reason,
                 "ids": pack_ids(job_ids),
             },

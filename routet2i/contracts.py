@@ -593,7 +593,6 @@ class WindowPlan:
     available_micro_usd: int | None  # what the window could spend; None = unlimited
     solve_us: int  # microseconds the decision took
     deferred: tuple[tuple[str, str], ...] = ()  # (job id, reason): they stay queued for a second
-    waits: Mapping[str, int] = field(default_factory=dict)  # job id -> ms, of deferred ones that stay longer
     leader_term: int | None = None  # the term this leader decides in; None = no leader asked
     purse: Purse = Purse()
     shadows: ShadowPlan | None = None  # None = no traffic is shadowed

@@ -1,4 +1,4 @@
-"""What a leader remembers from window to window: each budget's market, when jobs came, who has no money.
+"""What a leader remembers from window to window: each budget's market, and when jobs came.
 
 What it cannot remember it reads off what earlier windows have recorded, so a new leader goes on where the one
 before it has ended. What a budget is to expect of its period it reads off the periods before; of a batch, off
@@ -26,7 +26,6 @@ from scheduler.allocation.market import Market
 from scheduler.allocation.options import Options
 from scheduler.demand import Demand, demand
 from scheduler.gains import Sized, options_of
-from scheduler.patience import Patience
 from scheduler.predictor.interface import Predictor
 from scheduler.predictor.yardsticks import yardstick_of
 
@@ -55,7 +54,6 @@ class Memory:
     """Of one leader; what its first window needs is read then."""
 
     def __init__(self) -> None:
-        self.patience = Patience()
         self._markets: dict[str, Market] = {}  # budget id -> its market, the latest used last
         self._slot = -1  # in which arrivals were read
         self._arrivals: dict[Account, Arrivals] = {}

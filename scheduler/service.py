@@ -141,7 +141,6 @@ def run_window(
     now: float | None = None,
     memory: Memory | None = None,
     limit: int | None = None,
-    seconds_per_job: float = 0.0,
 ) -> RecordedWindow | None:
     """Run one decision round: open, predict, assign, pack, record.
 
@@ -150,7 +149,6 @@ def run_window(
         now: Unix time in seconds that names the budget periods; None = the database's clock.
         memory: of the leader; changed. None = this window is decided as if nothing had come before.
         limit: most jobs of this window; None = `window_jobs`.
-        seconds_per_job: that windows took lately; jobs without money are left alone accordingly.
     Returns:
         What became of the plan, or None if no job waits, or all routed tiers are full.
     Raises:
@@ -178,17 +176,9 @@ def run_window(
         markets={} if memory is None else memory.markets(repository, locked.rest, predictor, tiers=tiers),
         demands={} if memory is None else memory.demands(repository, locked.rest),
     )
-    plan = locked.added_to(plan)
     if memory is not None:
         memory.remember(markets)
-        memory.patience = memory.patience.after(
-            work.jobs,
-            plan.deferred,
-            waiting={batch: sum(one.jobs for one in groups) for batch, groups in work.waiting.items()},
-            seconds_per_job=seconds_per_job,
-            now_ms=work.now_ms,
-        )
-        plan = replace(plan, waits=memory.patience.waits(plan.deferred))
+    plan = locked.added_to(plan)
     recorded = repository.record_window(plan)
     if recorded.shadow_batch is not None:
         tracing.submitted(
@@ -497,7 +487,6 @@ class Scheduler:
             term=self._term,
             memory=self._memory,
             limit=size,
-            seconds_per_job=self._pace.seconds_per_job or 0.0,
         )
         if recorded is None:
             return min(LOOK_SECONDS, self._settings.window_seconds)
@@ -505,7 +494,7 @@ class Scheduler:
         self._pace = self._pace.after(jobs=decided, seconds=self._clock() - started)
         if recorded.assigned:
             self._work_ready.set()
-        if decided >= size:
+        if decided >= size and recorded.assigned:
             return 0.0  # what is left has waited as long
         self._waiting_since = None
         return min(LOOK_SECONDS, self._settings.window_seconds)

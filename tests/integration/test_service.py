@@ -17,7 +17,6 @@ from routet2i.contracts import JobOutcome, JobState, Picture, Prediction, Yardst
 from routet2i.errors import LeaseLost, ServiceUnavailable
 from routet2i.settings import Settings
 from routet2i.tiers import packaged, read_tiers
-from scheduler.memory import Memory
 from scheduler.predictor.interface import Random
 from scheduler.service import Scheduler, look_for_drift, run_window, sweep
 from scheduler.shadows import is_drawn
@@ -636,35 +635,3 @@ def test_leases_that_end_with_the_database_count_no_death(repository, tmp_path, 
     ((deaths, fence),) = rows(repository, "SELECT max(deaths), max(fence) FROM microbatch")
     assert deaths == 0
     assert fence > 2
-
-
-def test_many_jobs_without_money_wait_longer_and_let_their_clients_next_batch_pass(repository, shop):
-    # Given a batch of 40 jobs that nothing can pay, and a younger one of the same client
-    poor, rich = shop.submit(40, budget=1), shop.submit(3)
-    memory = Memory()
-
-    def decide():
-        return run_window(
-            repository,
-            Random(),
-            tiers=TIERS,
-            settings=Settings(window_jobs=16),
-            term=None,
-            memory=memory,
-            seconds_per_job=1.0,
-        )
-
-    # When windows of 16 are decided that take a second per job
-    turns = [decide() for _ in range(3)]
-    # Then the third one has room for the younger batch
-    assert [(one.deferred, one.assigned) for one in turns] == [(16, 0), (16, 0), (8, 3)]
-    assert shop.read("SELECT count(*) FROM job WHERE batch_id = :id AND state = 'queued'", id=rich) == 0
-    # And the older one's jobs come back after twice the time that looking at them takes, with the reason
-    assert decide() is None
-    now_ms = int(shop.read("SELECT max(committed_ms) FROM decision_window"))
-    first, last, reason = (
-        shop.read(f"SELECT {what} FROM job WHERE batch_id = :id", id=poor)
-        for what in ("min(not_before_ms)", "max(not_before_ms)", "min(defer_reason)")
-    )
-    assert 80_000 - 60_000 < first - now_ms <= last - now_ms <= 80_000
-    assert reason == "budget"
