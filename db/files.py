@@ -115,12 +115,12 @@ def rows(
 
 
 def held(connection: Connection, *, client: str) -> int:
-    """Return how many bytes a client has uploaded; see `Repository.held_bytes`."""
+    """Return how many bytes of a client's uploads lie there; see `Repository.held_bytes`."""
     total = run(
         connection,
-        f"""SELECT COALESCE(sum(bytes), 0) FROM file
-            WHERE client = :client AND purpose = :purpose AND {THERE}""",  # noqa: S608 - a constant
-        {"client": client, "purpose": Purpose.BATCH},
+        """SELECT COALESCE(sum(bytes), 0) FROM file
+            WHERE client = :client AND sha256 IS NOT NULL AND removed_ms IS NULL""",
+        {"client": client},
     )
     return int(total.scalar_one())
 

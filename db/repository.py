@@ -393,7 +393,10 @@ class Repository:
         )
 
     def held_bytes(self, *, client: str) -> int:
-        """Return how many bytes the uploads of a client have that are there, equal ones each counted."""
+        """Return how many bytes of a client's uploads lie there, equal ones each counted.
+
+        Those of deleted and expired files count until they are removed (`forget_file`).
+        """
         with reading(self.engine) as connection:
             return files.held(connection, client=client)
 

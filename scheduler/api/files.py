@@ -138,8 +138,8 @@ def _room(request: Request, caller: Caller) -> _Room:
                 refused=Refused(
                     413,
                     f"files of client {caller.client} may have {settings.client_file_bytes} bytes in all, "
-                    f"{max(left, 0)} are left; delete some (DELETE /v1/files/ID), or set "
-                    "ROUTET2I_CLIENT_FILE_BYTES",
+                    f"{max(left, 0)} are left; delete some (DELETE /v1/files/ID: their bytes go within two "
+                    "hours), or set ROUTET2I_CLIENT_FILE_BYTES",
                     code="file_quota",
                     param="file",
                 ),

@@ -30,6 +30,7 @@ class Lines:
                     with _ctrl_c(signal.default_int_handler):
                         line = input(MORE if begun else PROMPT)
                 except KeyboardInterrupt:
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it came at the block's end
                     print()
                     begun = ""
                     continue
