@@ -7,6 +7,7 @@ database is asked for every good key again: a revoked one is refused at once, in
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -61,11 +62,12 @@ class Caller:
 class Doorkeeper:
     """Asks who has a key; an address that tries many is slowed down, but for keys that were good before."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._repository = repository
+        self._clock = clock
         self._wrong: OrderedDict[str, float] = OrderedDict()  # hash -> when it was asked for
         self._good: OrderedDict[str, None] = OrderedDict()  # hashes that were good once
-        self._tries = Limits(NEW_KEYS_A_MINUTE)
+        self._tries = Limits(NEW_KEYS_A_MINUTE, clock=clock)
         self._lock = threading.Lock()
 
     def admit(self, secret: str, *, address: str = "") -> Caller:
@@ -75,7 +77,7 @@ class Doorkeeper:
             address: where the request comes from.
         """
         hashed = digest(secret)
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             asked = self._wrong.get(hashed)
             is_new = hashed not in self._good
